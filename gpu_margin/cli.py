@@ -1,0 +1,205 @@
+"""The command line: arguments in, tables and exit codes out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from gpu_margin import backend as backends
+from gpu_margin import console, engine, loading
+from gpu_margin.explain import explain as explain_account
+from gpu_margin.failures import BackendUnavailable, GpuMarginError, InputError
+from gpu_margin.io.outputs import check_folder
+from gpu_margin.result import Run
+from gpu_margin.saving import save
+
+
+class Exit(IntEnum):
+    """What a command's exit code means."""
+
+    DONE = 0
+    FAILED_ROWS = 1
+    BAD_USAGE = 2
+    NOTHING_COMPUTED = 3
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Portfolio margin of whole exchanges, on GPUs and CPUs.",
+    epilog="Exit codes: 0 done, 1 done with failed rows (with --strict), 2 bad usage or "
+    "configuration, 3 nothing computed.",
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")]
+BackendName = Annotated[str, typer.Option(help="auto, or a name from [bold]gpu-margin devices[/].")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no tables.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 if any row failed.")]
+
+
+def main() -> None:
+    """Entry point of the command `gpu-margin`."""
+    app()
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    out: Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR")],
+    backend: BackendName = "auto",
+    overwrite: Annotated[bool, typer.Option(help="Replace results in DIR.")] = False,
+    strict: Strict = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the margin of every account and write tables and a report.
+
+    DIR gets margins, components, sets, groups and failures as Parquet, manifest.json and
+    report.html.
+    """
+    with _errors():
+        check_folder(out, overwrite)
+        finished = _run(config, backend, quiet or as_json)
+        finished = save(finished, out, overwrite=True)
+    _show_run(finished, out, quiet, as_json)
+    raise typer.Exit(_exit_code(finished, strict))
+
+
+@app.command()
+def validate(
+    config: ConfigFile, strict: Strict = False, quiet: Quiet = False, as_json: AsJson = False
+) -> None:
+    """Check the configuration and every row of its inputs; compute nothing."""
+    with _errors():
+        loaded = loading.load(config)
+    if as_json:
+        failures = loaded.failures.to_dicts()
+        _print_json({"counts": loaded.counts, "inputs": loaded.inputs, "failures": failures})
+    elif not quiet:
+        console.show_counts(loaded.counts)
+        console.show_failures(loaded.failures)
+    if not loaded.computable:
+        raise typer.Exit(Exit.NOTHING_COMPUTED)
+    raise typer.Exit(Exit.FAILED_ROWS if strict and len(loaded.failures) else Exit.DONE)
+
+
+@app.command()
+def explain(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Results of a finished run.")],
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="An account_id.")],
+    model: Annotated[str | None, typer.Option(help="One model; default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show why an account requires what it requires.
+
+    Positions with their contributions, which add up to the requirement; product groups; the
+    worst scenario. The inputs are read again and must not have changed since the run.
+    """
+    with _errors():
+        explanations = explain_account(folder, account, model)
+    if as_json:
+        _print_json([console.explanation_dict(explanation) for explanation in explanations])
+        return
+    for explanation in explanations:
+        console.show_explanation(explanation)
+
+
+@app.command()
+def devices(as_json: AsJson = False) -> None:
+    """Say what each backend finds on this machine."""
+    found = [_describe(name) for name in backends.backend_names()]
+    if as_json:
+        _print_json(found)
+    else:
+        console.show_devices(found)
+
+
+@app.command()
+def demo(
+    accounts: Annotated[int, typer.Option(min=1, help="How many accounts.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of all random choices.")] = 7,
+    out: Annotated[Path, typer.Option(help="Folder for inputs and results.", metavar="DIR")] = Path(
+        "gpu-margin-demo"
+    ),
+    backend: BackendName = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build an exchange on real daily histories and run it.
+
+    Futures and option chains on the S&P 500, the NASDAQ and WTI oil, accounts of recognisable
+    kinds, valued on 2018-12-31. The inputs and config.toml are in DIR, the results in
+    DIR/results. Needs the extra demo.
+    """
+    from gpu_margin import demo as exchange
+
+    with _errors():
+        if not (out / "config.toml").exists():
+            check_folder(out, overwrite=False)
+        config = exchange.write(exchange.build(accounts, seed), out)
+        results = out / "results"
+        finished = save(_run(config, backend, quiet or as_json), results, overwrite=True)
+    _show_run(finished, results, quiet, as_json)
+    raise typer.Exit(_exit_code(finished, strict=False))
+
+
+def _run(config: Path, backend: str, silent: bool) -> Run:
+    with console.progress_bars(silent) as progress:
+        return engine.run(config, backend=backend, progress=progress)
+
+
+def _show_run(finished: Run, folder: Path, quiet: bool, as_json: bool) -> None:
+    if as_json:
+        _print_json({"folder": str(folder), **finished.manifest})
+    elif not quiet:
+        console.show_totals(finished)
+        console.show_failures(finished.failures)
+        console.say(f"Results in {folder}, report: {folder / 'report.html'}")
+
+
+def _exit_code(finished: Run, strict: bool) -> Exit:
+    if finished.margins["requirement"].is_null().all():
+        _complain("nothing computed: no account has a good position; see the failures")
+        return Exit.NOTHING_COMPUTED
+    return Exit.FAILED_ROWS if strict and len(finished.failures) else Exit.DONE
+
+
+def _describe(name: str) -> dict[str, Any]:
+    try:
+        return {"name": name, "available": True, "device": backends.load(name).describe()}
+    except BackendUnavailable as error:
+        return {"name": name, "available": False, "device": str(error)}
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Our own errors as a message and an exit code; anything else is a bug and shows itself."""
+    try:
+        yield
+    except InputError as error:
+        _complain(str(error))
+        raise typer.Exit(Exit.NOTHING_COMPUTED) from error
+    except GpuMarginError as error:
+        _complain(str(error))
+        raise typer.Exit(Exit.BAD_USAGE) from error
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True).print(f"error: {message}", style="red", markup=False, soft_wrap=True)
+
+
+def _print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")

@@ -1,0 +1,103 @@
+"""The run's one configuration: a TOML file, or the same as a dict."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from gpu_margin import models
+from gpu_margin.failures import ConfigError
+from gpu_margin.settings import Settings
+
+
+class Inputs(Settings):
+    """Files of the input tables; relative paths count from the TOML file."""
+
+    positions: Path | None = None
+    instruments: Path | None = None
+    history: Path | None = None
+    fx: Path | None = None
+
+
+class Config(Settings):
+    """Everything a run is told. `models` maps a name to the settings of its kind."""
+
+    valuation_date: date
+    currency: str = Field(min_length=1)
+    inputs: Inputs = Inputs()
+    models: dict[str, dict[str, Any]] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One `[models.<name>]`: which rulebook, with which parameters."""
+
+    name: str
+    kind: str
+    parameters: Settings
+
+
+def load_config(source: str | Path | Mapping[str, Any]) -> Config:
+    """Read and check a configuration; `ConfigError` says every key that is wrong."""
+    if isinstance(source, Mapping):
+        return _validated(dict(source), Path.cwd(), "config")
+    path = Path(source)
+    try:
+        with path.open("rb") as stream:
+            data = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    return _validated(data, path.resolve().parent, str(path))
+
+
+def load_models(config: Config) -> list[Model]:
+    """The models of a configuration, in its order; `ConfigError` where one is wrong."""
+    return [_model(name, settings) for name, settings in config.models.items()]
+
+
+def _validated(data: dict[str, Any], folder: Path, where: str) -> Config:
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, where)) from error
+    load_models(config)
+    paths = {
+        name: None if path is None else folder / path
+        for name, path in config.inputs.model_dump().items()
+    }
+    return config.model_copy(update={"inputs": Inputs(**paths)})
+
+
+def _model(name: str, settings: dict[str, Any]) -> Model:
+    where = f"models.{name}"
+    kind = settings.get("kind")
+    if kind is None:
+        raise ConfigError(f"{where}: kind is missing; known kinds: {', '.join(models.kinds())}")
+    try:
+        rulebook = models.load(str(kind))
+        rest = {key: value for key, value in settings.items() if key != "kind"}
+        return Model(name, str(kind), rulebook.Parameters.model_validate(rest))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, where)) from error
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    """One line per fault: where, what, and what was given."""
+    lines = []
+    for fault in error.errors(include_url=False):
+        place = ".".join([where, *(str(part) for part in fault["loc"])])
+        message = fault["msg"].removeprefix("Value error, ")
+        given = fault["input"]
+        shown = "" if isinstance(given, dict) else f" (given: {given!r})"
+        lines.append(f"{place}: {message}{shown}")
+    return "\n".join(lines)

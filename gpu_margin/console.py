@@ -1,0 +1,149 @@
+"""What a person reads in a terminal: progress bars and tables that line up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from gpu_margin.engine import Progress as Report
+from gpu_margin.explain import Explanation
+from gpu_margin.result import Run
+
+_SHOWN = 50
+
+
+def say(text: str) -> None:
+    """A line of plain text, never wrapped inside a path."""
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_bars(silent: bool) -> Iterator[Report]:
+    """Bars on standard error, one per stage, for `engine.run`."""
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=silent) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(escape(stage), total=total)
+            bars.update(tasks[stage], completed=done)
+
+        yield report
+
+
+def show_totals(run: Run) -> None:
+    """Totals by model, incomplete accounts apart."""
+    currency = run.manifest["config"]["currency"]
+    amounts = [("requirement", "r"), ("standalone", "r"), ("offset", "r"), ("offset %", "r")]
+    table = _table(
+        f"Initial margin, {currency}, as of {run.manifest['config']['valuation_date']}",
+        [("model", "l"), ("level", "l"), ("accounts", "r"), *amounts],
+    )
+    for row in run.manifest["totals"]:
+        name = row["model"] if row["complete"] else f"{row['model']} (incomplete accounts)"
+        ratio = row["offset"] / row["standalone"] if row["standalone"] else 0.0
+        figures = [_amount(row[key]) for key in ("requirement", "standalone", "offset")]
+        table.add_row(
+            escape(name), row["level"], f"{row['accounts']:,}", *figures, f"{100 * ratio:.1f}"
+        )
+    Console().print(table)
+
+
+def show_counts(counts: Mapping[str, int]) -> None:
+    """How much there is of everything."""
+    table = _table("Inputs", [("what", "l"), ("count", "r")])
+    for name, count in counts.items():
+        table.add_row(name.replace("_", " "), f"{count:,}")
+    Console().print(table)
+
+
+def show_failures(failures: pl.DataFrame) -> None:
+    """Failed rows by reason, each with its first example."""
+    if failures.is_empty():
+        return
+    grouped = failures.group_by("source", "reason", maintain_order=True).agg(
+        pl.len(), pl.col("row", "field", "value").first()
+    )
+    say(f"Failed rows: {len(failures):,}")
+    for row in grouped.sort("len", descending=True, maintain_order=True).iter_rows(named=True):
+        place = "" if row["row"] is None else f"row {row['row']}, "
+        example = f"{place}{row['field'] or 'line'} = {row['value']!r}"
+        say(f"  {row['len']:>9,}  {row['source']}: {row['reason']} (first: {example})")
+
+
+def show_devices(found: Sequence[Mapping[str, Any]]) -> None:
+    """What each backend says about this machine."""
+    table = _table("Backends", [("name", "l"), ("runs", "l"), ("device, or what is missing", "l")])
+    for row in found:
+        table.add_row(row["name"], "yes" if row["available"] else "no", escape(row["device"]))
+    Console().print(table)
+
+
+def show_explanation(explanation: Explanation) -> None:
+    """An account's figures, positions and groups under one model."""
+    figures = explanation.figures
+    say(f"\nAccount {explanation.account}, model {explanation.model}")
+    for name in ("requirement", "standalone", "offset", "net_exposure", "gross_exposure"):
+        say(f"  {name.replace('_', ' '):<16}{_amount(figures[name]):>24} {figures['currency']}")
+    if figures["worst_scenario"] is not None:
+        loss = -float(explanation.positions["worst_pnl"].sum())
+        say(f"  worst scenario  {figures['worst_scenario']:>24} loss {_amount(loss)}")
+    if not figures["complete"]:
+        say("  incomplete: some of its position rows failed")
+    Console().print(_frame_table("Positions", explanation.positions.head(_SHOWN)))
+    if len(explanation.positions) > _SHOWN:
+        say(f"  {_SHOWN} of {len(explanation.positions)} positions; --json has all")
+    Console().print(_frame_table("Product groups", explanation.groups))
+    show_failures(explanation.failures)
+
+
+def explanation_dict(explanation: Explanation) -> dict[str, Any]:
+    """An explanation as plain lists and dicts."""
+    parts = {
+        name: getattr(explanation, name).to_dicts() for name in ("positions", "groups", "failures")
+    }
+    return {
+        "account": explanation.account,
+        "model": explanation.model,
+        "figures": explanation.figures,
+        **parts,
+    }
+
+
+def _frame_table(title: str, frame: pl.DataFrame) -> Table:
+    shown = [column for column in frame.columns if not frame[column].is_null().all()]
+    numeric = {column for column in shown if frame.schema[column].is_numeric()}
+    names = [(column.replace("_", " "), "r" if column in numeric else "l") for column in shown]
+    table = _table(title, names)
+    for row in frame.select(shown).iter_rows():
+        table.add_row(*(_amount(v) if isinstance(v, float) else _text(v) for v in row))
+    return table
+
+
+def _table(title: str, columns: Sequence[tuple[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name, side in columns:
+        right = side == "r"
+        table.add_column(name, justify="right" if right else "left", no_wrap=right)
+    return table
+
+
+def _amount(value: float | None) -> str:
+    return "" if value is None else f"{value:,.2f}"
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else escape(str(value))

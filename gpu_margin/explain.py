@@ -1,0 +1,123 @@
+"""Why an account requires what it requires: its positions, groups and worst scenario."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from gpu_margin import backend as backends
+from gpu_margin.config import Config
+from gpu_margin.engine import prepare
+from gpu_margin.failures import ConfigError, InputError
+from gpu_margin.io.outputs import read_manifest
+from gpu_margin.io.position_tables import POSITION_COLUMNS
+from gpu_margin.io.tables import ROW, file_hash, read_table
+from gpu_margin.loading import Loaded, load
+from gpu_margin.portfolio import Portfolio, entry_rows
+from gpu_margin.result_tables import run_tables
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One account under one model.
+
+    `figures` is the account's row of margins; `positions` (netting_set, instrument_id,
+    product_group, quantity, exposure, standalone, contribution, worst_pnl), the contributions
+    of which add up to the requirement; `groups` (product_group, requirement, positions);
+    `failures` the account's failed position rows.
+    """
+
+    account: str
+    model: str
+    figures: dict[str, Any]
+    positions: pl.DataFrame
+    groups: pl.DataFrame
+    failures: pl.DataFrame
+
+
+def explain(folder: str | Path, account: str, model: str | None = None) -> list[Explanation]:
+    """Explain an account of a finished run, under one model or all of them.
+
+    The inputs that the run's manifest names are read again. Raises `InputError` where they are
+    no longer what they were, `ConfigError` for an account or model that the run does not have.
+    """
+    manifest = read_manifest(Path(folder))
+    _check_inputs(manifest["inputs"])
+    config = Config.model_validate(manifest["config"])
+    if model is not None and model not in config.models:
+        known = ", ".join(config.models)
+        raise ConfigError(f"the run has no model {model!r}; its models are {known}")
+    loaded = load(config)
+    code = loaded.portfolio.accounts.index_of(account)
+    if code is None:
+        raise ConfigError(f"the run has no account {account!r}; see margins.parquet for its ids")
+    names = list(config.models) if model is None else [model]
+    return [_explain(loaded, loaded.portfolio.tile(code, code + 1), name) for name in names]
+
+
+def _check_inputs(inputs: dict[str, dict[str, Any]]) -> None:
+    """Refuse to explain a run by inputs that it was not computed from."""
+    for name, described in inputs.items():
+        path, expected = described["path"], described["sha256"]
+        if path is None:
+            raise InputError(
+                f"{name} was a table in memory: explain needs a run whose inputs are files"
+            )
+        if not Path(path).is_file():
+            raise InputError(f"{name}: {path} is no longer there; restore it or run again")
+        if file_hash(Path(path)) != expected:
+            raise InputError(
+                f"{name}: {path} has changed since the run (its SHA-256 is no longer "
+                f"{expected[:12]}...); restore it or run again"
+            )
+
+
+def _explain(loaded: Loaded, portfolio: Portfolio, name: str) -> Explanation:
+    model = next(model for model in loaded.models if model.name == name)
+    failures = _account_failures(loaded, portfolio.accounts[0])
+    if not portfolio.good.any():
+        raise InputError(
+            f"account {portfolio.accounts[0]!r} has no good position row: "
+            f"{failures['reason'].to_list()}"
+        )
+    prepared = prepare(loaded, model, backends.load("numpy"))
+    margins = {name: prepared.margin(portfolio)}
+    tables = run_tables(portfolio, loaded.market, margins, loaded.failures)
+    figures = prepared.positions(portfolio)
+    rows, instruments = portfolio.netted, loaded.market.instruments
+    positions = pl.DataFrame(
+        {
+            "netting_set": portfolio.sets.gather(entry_rows(rows)),
+            "instrument_id": instruments.ids.gather(rows.column),
+            "product_group": loaded.market.groups.gather(instruments.group[rows.column]),
+            "quantity": rows.value,
+            "exposure": figures.exposure,
+            "standalone": figures.standalone,
+            "contribution": figures.contribution,
+            "worst_pnl": _or_null(figures.worst_pnl, len(rows.value)),
+        }
+    )
+    return Explanation(
+        account=portfolio.accounts[0],
+        model=name,
+        figures=tables.margins.row(0, named=True),
+        positions=positions.sort("contribution", descending=True, maintain_order=True),
+        groups=tables.groups.drop("account_id", "model"),
+        failures=failures,
+    )
+
+
+def _or_null(values: Any, length: int) -> pl.Series:
+    return pl.Series(np.full(length, None) if values is None else values, dtype=pl.Float64)
+
+
+def _account_failures(loaded: Loaded, account: str) -> pl.DataFrame:
+    """The failed rows of the positions file that name the account."""
+    table = read_table(loaded.config.inputs.positions, "positions", POSITION_COLUMNS)
+    rows = table.frame.filter(pl.col("account_id").cast(pl.String) == account)
+    failed = loaded.failures.filter(pl.col("source") == table.source)
+    return failed.join(rows.select(ROW), on=ROW, how="semi")

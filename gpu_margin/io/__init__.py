@@ -1,0 +1,1 @@
+"""Formats: what is on disk becomes nouns; bad rows become failures."""

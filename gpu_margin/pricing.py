@@ -1,0 +1,81 @@
+"""Market formulas: what an instrument is worth, how it moves with its risk factor.
+
+Official numbers are priced here, on the host with scipy, and uploaded: exp, log and erf differ
+between libraries in their last bits, so they must run in one place only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from gpu_margin import array_ops
+from gpu_margin.market import Instruments
+
+Floats = NDArray[np.float64]
+
+# Instruments repriced at a time: the grid of a block stays in the processor's cache.
+_BLOCK = 64
+
+
+def black76(forward: Any, strike: Any, volatility: Any, time: Any, rate: Any, call: Any) -> Floats:
+    """Black-76 value per unit on the host; arguments as in `array_ops.black76`."""
+    arrays = (np.asarray(a) for a in (forward, strike, volatility, time, rate, call))
+    return np.asarray(array_ops.black76(np, ndtr, *arrays))
+
+
+def black76_delta(
+    forward: Any, strike: Any, volatility: Any, time: Any, rate: Any, call: Any
+) -> Floats:
+    """Black-76 delta (to the forward) per unit on the host."""
+    arrays = (np.asarray(a) for a in (forward, strike, volatility, time, rate, call))
+    return np.asarray(array_ops.black76_delta(np, ndtr, *arrays))
+
+
+def unit_exposure(instruments: Instruments) -> Floats:
+    """[instrument] exposure of one contract to its factor, in margin currency.
+
+    Multiplier x price for linear instruments, multiplier x delta x forward for options.
+    """
+    i = instruments
+    delta = np.ones(len(i))
+    chosen = i.option
+    delta[chosen] = black76_delta(
+        i.level[chosen],
+        i.strike[chosen],
+        i.volatility[chosen],
+        i.time[chosen],
+        i.rate[chosen],
+        i.call[chosen],
+    )
+    return i.scale * delta * i.level
+
+
+def unit_pnl(instruments: Instruments, returns: Floats) -> Floats:
+    """[instrument, scenario] profit of one long contract, by full revaluation.
+
+    `returns` [scenario, factor] are simple returns. Linear instruments move by price x return;
+    options are worth their Black-76 value at forward x (1 + return), never below 0, with
+    volatility and remaining time unchanged.
+    """
+    moves = returns.T[instruments.factor]
+    pnl = (instruments.scale * instruments.level)[:, None] * moves
+    options = np.flatnonzero(instruments.option)
+    for start in range(0, len(options), _BLOCK):
+        block = options[start : start + _BLOCK]
+        pnl[block] = _option_pnl(instruments, block, moves[block])
+    return pnl
+
+
+def _option_pnl(i: Instruments, chosen: NDArray[np.int64], moves: Floats) -> Floats:
+    """[chosen, scenario] revaluation of the chosen options under moves of their forward."""
+    terms = (i.strike, i.volatility, i.time, i.rate, i.call)
+    strike, volatility, time, rate, call = (term[chosen, None] for term in terms)
+    forward = i.level[chosen, None]
+    shocked = np.maximum(forward * (1.0 + moves), 0.0)
+    now = black76(forward, strike, volatility, time, rate, call)
+    then = black76(shocked, strike, volatility, time, rate, call)
+    return i.scale[chosen, None] * (then - now)

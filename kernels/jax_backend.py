@@ -1,0 +1,154 @@
+"""Any accelerator that JAX knows, and the host: compiled per shape class, 64 bit.
+
+Its compiler may fuse multiplication and addition, so it is held to 1e-12 of a row's gross loss
+and not to the reference's bits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gpu_margin import array_ops
+from gpu_margin.array_ops import Tile
+from gpu_margin.backend import BackendUnavailable, Rows, TailMeasure, TailResult
+
+# JAX otherwise takes three quarters of a GPU's memory at once; it must be told before import.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+try:
+    import jax
+    import jax.numpy as jnp
+    from jax.scipy.special import erfc
+except ImportError as error:
+    raise BackendUnavailable(
+        f'jax: not installed ({error}); pip install "gpu-margin[jax]"'
+    ) from error
+jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]
+
+Array = Any
+
+
+class JaxBackend:
+    """See `gpu_margin.backend.Backend`."""
+
+    name = "jax"
+    xp = jnp
+    exact = False
+
+    def describe(self) -> str:
+        """Devices and library version."""
+        devices = ", ".join(sorted({device.device_kind for device in jax.devices()}))
+        return f"{jax.default_backend()}: {devices}, jax {jax.__version__}"
+
+    def free_bytes(self) -> int:
+        """Memory of the first device that is free now; a guess where it does not say."""
+        stats = jax.devices()[0].memory_stats() or {}
+        limit = stats.get("bytes_limit", 4 << 30)
+        return int(limit) - int(stats.get("bytes_in_use", 0))
+
+    def to_device(self, array: np.ndarray[Any, Any]) -> Array:
+        """A copy on the default device."""
+        return jnp.asarray(array)
+
+    def to_host(self, array: Array) -> np.ndarray[Any, Any]:
+        """A copy on the host."""
+        return np.asarray(array)
+
+    def weighted_sum(self, rows: Rows, matrix: Array) -> Array:
+        """[row, scenario] sum of value x matrix[column, scenario]."""
+        return _map(rows, matrix.shape[1], lambda tile: _sum(tile.column, tile.value, matrix))
+
+    def tail(self, rows: Rows, matrix: Array, measures: Sequence[TailMeasure]) -> TailResult:
+        """[row, measure] and the first scenario of the largest loss."""
+        chosen = tuple(measures)
+
+        def packed(tile: Tile) -> Array:
+            return _tail(tile.column, tile.value, matrix, chosen)
+
+        both = _map(rows, matrix.shape[1], packed, len(chosen) + 1)
+        return TailResult(both[:, :-1], both[:, -1].astype(jnp.int64))
+
+    def quadratic_form(self, rows: Rows, matrix: Array) -> Array:
+        """[row] x' matrix x."""
+        longest = int(np.diff(np.asarray(rows.offsets)).max(initial=1))
+        return _map(
+            rows, longest, lambda tile: _quadratic(tile.column, tile.value, matrix)[:, None], 1
+        )[:, 0]
+
+    def segment_sum(self, values: Array, offsets: Array) -> Array:
+        """[segment] sums."""
+        zeros = jnp.zeros(values.shape[0], dtype=jnp.int64)
+        return self.weighted_sum(Rows(offsets, zeros, values), jnp.ones((1, 1)))[:, 0]
+
+    def black76(
+        self,
+        forward: Array,
+        strike: Array,
+        volatility: Array,
+        time: Array,
+        rate: Array,
+        call: Array,
+    ) -> Array:
+        """Black-76 values."""
+        return _black76(forward, strike, volatility, time, rate, call)
+
+
+def _map(
+    rows: Rows, cells: int, function: Callable[[Tile], Array], width: int | None = None
+) -> Array:
+    return array_ops.map_rows(jnp, rows, np.asarray(rows.offsets), cells, function, width)
+
+
+@jax.jit
+def _sum(column: Array, value: Array, matrix: Array) -> Array:
+    """[row, scenario]: `array_ops.tile_sum` as a loop that compiles once for any length."""
+
+    def add(place: int, total: Array) -> Array:
+        return total + value[:, place][:, None] * jnp.take(matrix, column[:, place], axis=0)
+
+    start = jnp.zeros((value.shape[0], matrix.shape[1]), dtype=matrix.dtype)
+    return jax.lax.fori_loop(0, value.shape[1], add, start)
+
+
+@partial(jax.jit, static_argnums=3)
+def _tail(column: Array, value: Array, matrix: Array, measures: tuple[TailMeasure, ...]) -> Array:
+    """[row, measure + 1]: the measures, and the worst scenario's code as a number."""
+    losses = -_sum(column, value, matrix)
+    ascending = jnp.sort(losses, axis=1)
+    columns = [
+        ascending[:, ascending.shape[1] - len(measure.weights) :]
+        @ jnp.asarray(measure.weights[::-1])
+        / measure.divisor
+        for measure in measures
+    ]
+    return jnp.stack([*columns, jnp.argmax(losses, axis=1).astype(jnp.float64)], axis=1)
+
+
+@jax.jit
+def _quadratic(column: Array, value: Array, matrix: Array) -> Array:
+    """[row]: `array_ops.tile_quadratic` as a loop that compiles once for any length."""
+
+    def add(place: int, slope: Array) -> Array:
+        return slope + matrix[column, column[:, place][:, None]] * value[:, place][:, None]
+
+    slope = jax.lax.fori_loop(0, value.shape[1], add, jnp.zeros_like(value))
+    return jnp.sum(value * slope, axis=1)
+
+
+@jax.jit
+def _black76(
+    forward: Array, strike: Array, volatility: Array, time: Array, rate: Array, call: Array
+) -> Array:
+    return array_ops.black76(jnp, _ndtr, forward, strike, volatility, time, rate, call)
+
+
+def _ndtr(x: Array) -> Array:
+    """Normal distribution function by erfc, which XLA compiles to better code than its ndtr."""
+    return 0.5 * erfc(-x * 0.7071067811865476)
+
+
+BACKEND = JaxBackend()

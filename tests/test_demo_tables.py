@@ -1,0 +1,140 @@
+"""The demo exchange: what it must contain, and that a seed fixes it."""
+
+from __future__ import annotations
+
+import math
+import sys
+import tomllib
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from gpu_margin import demo
+from gpu_margin.failures import InputError
+
+
+@pytest.fixture(scope="module")
+def tables() -> demo.DemoTables:
+    return demo.build(accounts=2_000, seed=7)
+
+
+def with_kind(positions: pl.DataFrame) -> pl.DataFrame:
+    return positions.with_columns(kind=pl.col("account_id").str.replace(r"-\d{6}$", ""))
+
+
+def dollar_deltas(tables: demo.DemoTables) -> dict[str, float]:
+    """Dollar delta of one contract, by plain loops and the textbook formula."""
+    known = tables.history.filter(pl.col("date") <= demo.VALUATION_DATE).sort("date")
+    spots = dict(zip(known["factor"], known["price"], strict=True))
+    result = {}
+    for row in tables.instruments.iter_rows(named=True):
+        if row["strike"] is None:
+            exposure = row["price"]
+        else:
+            forward = row["forward"] or spots[row["underlying"]]
+            time = (row["expiry"] - demo.VALUATION_DATE).days / 365
+            deviation = row["implied_vol"] * math.sqrt(time)
+            d1 = math.log(forward / row["strike"]) / deviation + deviation / 2
+            probability = (1 + math.erf(d1 / math.sqrt(2))) / 2 - (row["kind"] == "put")
+            exposure = forward * probability * math.exp(-row["rate"] * time)
+        result[row["instrument_id"]] = row["multiplier"] * exposure
+    return result
+
+
+def exposures(tables: demo.DemoTables, kind: str) -> pl.DataFrame:
+    """Net and gross dollar delta per account of one kind."""
+    delta = pl.col("quantity") * pl.col("instrument_id").replace_strict(dollar_deltas(tables))
+    return (
+        with_kind(tables.positions)
+        .filter(pl.col("kind") == kind)
+        .group_by("account_id")
+        .agg(net=delta.sum(), gross=delta.abs().sum())
+    )
+
+
+@pytest.mark.parametrize("accounts", [8, 100])
+def test_every_account_kind_is_present(accounts: int) -> None:
+    positions = with_kind(demo.build(accounts).positions)
+    assert set(positions["kind"]) == set(demo.KINDS)
+    assert positions["account_id"].n_unique() == accounts
+
+
+def test_every_instrument_kind_is_listed_and_held(tables: demo.DemoTables) -> None:
+    kinds = {"spot", "future", "perpetual", "call", "put"}
+    held = tables.positions.join(tables.instruments, on="instrument_id")
+    assert set(tables.instruments["kind"]) == set(held["kind"]) == kinds
+
+
+def test_ids_are_unique_and_known(tables: demo.DemoTables) -> None:
+    ids = tables.instruments["instrument_id"]
+    assert ids.is_unique().all()
+    assert "SP500-F-2019-03" in ids and "SP500-C-2019-03-2500" in ids
+    assert set(tables.positions["instrument_id"]) <= set(ids)
+    assert not tables.positions.select("account_id", "instrument_id").is_duplicated().any()
+    assert set(tables.instruments["underlying"]) == set(tables.history["factor"])
+
+
+def test_numbers_are_usable(tables: demo.DemoTables) -> None:
+    quantity = tables.positions["quantity"]
+    assert (quantity.is_finite() & (quantity != 0) & (quantity == quantity.round())).all()
+    assert (quantity > 0).any() and (quantity < 0).any()
+    assert tables.history["price"].is_finite().all() and (tables.history["price"] > 0).all()
+    is_option = pl.col("kind").is_in(["call", "put"])
+    options = tables.instruments.filter(is_option)
+    assert options["implied_vol"].is_between(0.05, 1.0).all() and (options["strike"] > 0).all()
+    assert (options["expiry"] > demo.VALUATION_DATE).all()
+    assert options.filter(pl.col("forward").is_null())["expiry"].n_unique() == 2
+    assert (tables.instruments.filter(~is_option)["price"] > 0).all()
+
+
+def test_the_seed_fixes_the_tables(tables: demo.DemoTables) -> None:
+    again, other = demo.build(2_000, seed=7), demo.build(2_000, seed=8)
+    assert again.positions.equals(tables.positions)
+    assert again.instruments.equals(tables.instruments) and again.history.equals(tables.history)
+    assert not other.positions.equals(tables.positions)
+
+
+@pytest.mark.parametrize("fewer", [1, 8, 150])
+def test_an_account_does_not_depend_on_how_many_there_are(
+    tables: demo.DemoTables, fewer: int
+) -> None:
+    small = demo.build(fewer, seed=7).positions
+    assert small.equals(tables.positions.head(len(small)))
+
+
+def test_market_makers_hold_hundreds_of_positions(tables: demo.DemoTables) -> None:
+    makers = with_kind(tables.positions).filter(pl.col("kind") == "market-maker")
+    counts = makers.group_by("account_id").len()["len"]
+    assert counts.is_between(100, 400).all()
+    assert 0.01 < len(counts) / 2_000 < 0.03
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"), [("delta-neutral", 0.05), ("market-maker", 0.05), ("index-spread", 0.1)]
+)
+def test_hedged_accounts_have_little_net_delta(
+    tables: demo.DemoTables, kind: str, most: float
+) -> None:
+    assert (
+        exposures(tables, kind).select((pl.col("net").abs() < most * pl.col("gross")).all()).item()
+    )
+
+
+def test_write_leaves_three_tables_and_their_config(
+    tables: demo.DemoTables, tmp_path: Path
+) -> None:
+    path = demo.write(tables, tmp_path / "new")
+    config = tomllib.loads(path.read_text(encoding="utf-8"))
+    names = set(config["inputs"].values())
+    assert {file.name for file in path.parent.iterdir()} == names | {"config.toml"}
+    for noun, name in config["inputs"].items():
+        assert pl.read_parquet(path.parent / name).equals(getattr(tables, noun))
+
+
+def test_errors_say_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="accounts >= 1"):
+        demo.build(0)
+    monkeypatch.setitem(sys.modules, "arch.data", None)
+    with pytest.raises(InputError, match=r"gpu-margin\[demo\]"):
+        demo.build(8)
