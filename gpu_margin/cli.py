@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Portfolio margin of whole exchanges, on GPUs and CPUs.",
     epilog="Exit codes: 0 done, 1 done with failed rows (with --strict), 2 bad usage or "
     "configuration, 3 nothing computed.",
 )
@@ -54,20 +54,39 @@ def main() -> None:
     app()
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.say(f"gpu-margin {version('gpu-margin')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _gpu_margin(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Portfolio margin of whole exchanges, on GPUs and CPUs."""
+
+
 @app.command()
 def run(
     config: ConfigFile,
     out: Annotated[Path, typer.Option(help="Folder for the results.", metavar="DIR")],
     backend: BackendName = "auto",
-    overwrite: Annotated[bool, typer.Option(help="Replace results in DIR.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the results in DIR.")
+    ] = False,
     strict: Strict = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Compute the margin of every account and write tables and a report.
 
-    DIR gets margins, components, sets, groups and failures as Parquet, manifest.json and
-    report.html.
+    DIR gets margins, components, sets, groups, failures (Parquet), manifest.json, report.html.
     """
     with _errors():
         check_folder(out, overwrite)

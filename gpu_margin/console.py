@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import polars as pl
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -47,10 +48,10 @@ def progress_bars(silent: bool) -> Iterator[Report]:
 def show_totals(run: Run) -> None:
     """Totals by model, incomplete accounts apart."""
     currency = run.manifest["config"]["currency"]
-    amounts = [("requirement", "r"), ("standalone", "r"), ("offset", "r"), ("offset %", "r")]
+    columns = ("accounts", "requirement", "standalone", "offset", "offset %")
     table = _table(
         f"Initial margin, {currency}, as of {run.manifest['config']['valuation_date']}",
-        [("model", "l"), ("level", "l"), ("accounts", "r"), *amounts],
+        [("model", "l"), ("level", "l"), *((column, "r") for column in columns)],
     )
     for row in run.manifest["totals"]:
         name = row["model"] if row["complete"] else f"{row['model']} (incomplete accounts)"
@@ -59,7 +60,7 @@ def show_totals(run: Run) -> None:
         table.add_row(
             escape(name), row["level"], f"{row['accounts']:,}", *figures, f"{100 * ratio:.1f}"
         )
-    Console().print(table)
+    _print(table)
 
 
 def show_counts(counts: Mapping[str, int]) -> None:
@@ -67,7 +68,7 @@ def show_counts(counts: Mapping[str, int]) -> None:
     table = _table("Inputs", [("what", "l"), ("count", "r")])
     for name, count in counts.items():
         table.add_row(name.replace("_", " "), f"{count:,}")
-    Console().print(table)
+    _print(table)
 
 
 def show_failures(failures: pl.DataFrame) -> None:
@@ -89,7 +90,7 @@ def show_devices(found: Sequence[Mapping[str, Any]]) -> None:
     table = _table("Backends", [("name", "l"), ("runs", "l"), ("device, or what is missing", "l")])
     for row in found:
         table.add_row(row["name"], "yes" if row["available"] else "no", escape(row["device"]))
-    Console().print(table)
+    _print(table)
 
 
 def show_explanation(explanation: Explanation) -> None:
@@ -103,10 +104,10 @@ def show_explanation(explanation: Explanation) -> None:
         say(f"  worst scenario  {figures['worst_scenario']:>24} loss {_amount(loss)}")
     if not figures["complete"]:
         say("  incomplete: some of its position rows failed")
-    Console().print(_frame_table("Positions", explanation.positions.head(_SHOWN)))
+    _print(_frame_table("Positions", explanation.positions.head(_SHOWN)))
     if len(explanation.positions) > _SHOWN:
         say(f"  {_SHOWN} of {len(explanation.positions)} positions; --json has all")
-    Console().print(_frame_table("Product groups", explanation.groups))
+    _print(_frame_table("Product groups", explanation.groups))
     show_failures(explanation.failures)
 
 
@@ -123,6 +124,13 @@ def explanation_dict(explanation: Explanation) -> dict[str, Any]:
     }
 
 
+def _print(table: Table) -> None:
+    """Print a table as wide as it needs to be: a cut number is worse than a long line."""
+    console = Console()
+    wide = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    Console(width=max(console.width, wide)).print(table)
+
+
 def _frame_table(title: str, frame: pl.DataFrame) -> Table:
     shown = [column for column in frame.columns if not frame[column].is_null().all()]
     numeric = {column for column in shown if frame.schema[column].is_numeric()}
@@ -134,7 +142,7 @@ def _frame_table(title: str, frame: pl.DataFrame) -> Table:
 
 
 def _table(title: str, columns: Sequence[tuple[str, str]]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name, side in columns:
         right = side == "r"
         table.add_column(name, justify="right" if right else "left", no_wrap=right)
