@@ -7,7 +7,8 @@ with this one bit for bit. Rows are taken in blocks whose losses stay in the cac
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,11 @@ class NumpyBackend:
     def weighted_sum(self, rows: Rows, matrix: Floats) -> Floats:
         """[row, scenario] sum of value x matrix[column, scenario]."""
         result = np.empty((len(rows), matrix.shape[1]))
-        for start, block in _blocks(rows):
-            result[start : start + len(block)] = _product(block, matrix)
+
+        def block(place: slice, chosen: Rows) -> None:
+            result[place] = _product(chosen, matrix)
+
+        _each_block(rows, block)
         return result
 
     def tail(self, rows: Rows, matrix: Floats, measures: Sequence[TailMeasure]) -> TailResult:
@@ -64,13 +68,15 @@ class NumpyBackend:
         value = np.empty((len(rows), len(measures)))
         worst = np.empty(len(rows), dtype=np.int64)
         depth = max(len(measure.weights) for measure in measures)
-        for start, block in _blocks(rows):
-            losses = -_product(block, matrix)
-            stop = start + len(block)
-            worst[start:stop] = losses.argmax(axis=1)
-            ascending = _largest(losses, depth)
+
+        def block(place: slice, chosen: Rows) -> None:
+            profits = _product(chosen, matrix)
+            worst[place] = profits.argmin(axis=1)
+            losses = -_smallest(profits, depth)
             for column, measure in enumerate(measures):
-                value[start:stop, column] = _weighted_tail(ascending, measure)
+                value[place, column] = _weighted_tail(losses, measure)
+
+        _each_block(rows, block)
         return TailResult(value, worst)
 
     def quadratic_form(self, rows: Rows, matrix: Floats) -> Floats:
@@ -103,34 +109,39 @@ class NumpyBackend:
         )
 
 
-def _blocks(rows: Rows) -> Iterator[tuple[int, Rows]]:
-    """The rows in blocks, each with the number of its first row."""
-    for start in range(0, len(rows), _BLOCK_ROWS):
-        offsets = rows.offsets[start : start + _BLOCK_ROWS + 1]
-        entries = slice(offsets[0], offsets[-1])
-        yield start, Rows(offsets - offsets[0], rows.column[entries], rows.value[entries])
+def _each_block(rows: Rows, work: Callable[[slice, Rows], None]) -> None:
+    """Call `work` with every block of rows, in threads: numpy and scipy let go of the lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # list, so that an exception in a thread is raised here.
+        list(pool.map(lambda start: work(*_block(rows, start)), range(0, len(rows), _BLOCK_ROWS)))
+
+
+def _block(rows: Rows, start: int) -> tuple[slice, Rows]:
+    """The rows from `start` on, as many as a block has, and their place among all."""
+    offsets = rows.offsets[start : start + _BLOCK_ROWS + 1]
+    entries = slice(offsets[0], offsets[-1])
+    place = slice(start, start + len(offsets) - 1)
+    return place, Rows(offsets - offsets[0], rows.column[entries], rows.value[entries])
 
 
 def _product(rows: Rows, matrix: Floats) -> Floats:
     """[row, scenario] by scipy, which adds value x matrix row after row into zeros."""
-    sparse = csr_array((rows.value, rows.column, rows.offsets), shape=(len(rows), matrix.shape[0]))
+    sparse = csr_array((rows.value, rows.column, rows.offsets), shape=(len(rows), len(matrix)))
     return np.asarray(sparse @ matrix)
 
 
-def _largest(losses: Floats, count: int) -> Floats:
-    """[count, row] the largest losses of each row, ascending."""
-    scenarios = losses.shape[1]
-    if count < scenarios:
-        losses = np.partition(losses, scenarios - count, axis=1)[:, scenarios - count :]
-    return np.ascontiguousarray(np.sort(losses, axis=1).T)
+def _smallest(profits: Floats, count: int) -> Floats:
+    """[count, row] the smallest profits of each row, ascending; `profits` is reordered."""
+    if count < profits.shape[1]:
+        profits.partition(count - 1, axis=1)
+    return np.ascontiguousarray(np.sort(profits[:, :count], axis=1).T)
 
 
-def _weighted_tail(ascending: Floats, measure: TailMeasure) -> Floats:
-    """[row] the measure; `ascending` [place, row] ends with the worst losses."""
-    tail = ascending[len(ascending) - len(measure.weights) :]
-    total = np.zeros(ascending.shape[1])
-    for weight, losses in zip(reversed(measure.weights), tail, strict=True):
-        total = total + weight * losses
+def _weighted_tail(losses: Floats, measure: TailMeasure) -> Floats:
+    """[row] the measure of losses [place, row], worst first; summed from the least to the worst."""
+    total = np.zeros(losses.shape[1])
+    for place in reversed(range(len(measure.weights))):
+        total = total + measure.weights[place] * losses[place]
     return total / measure.divisor
 
 

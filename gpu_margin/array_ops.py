@@ -120,7 +120,7 @@ def map_rows(
     `cells` is what a padded entry or result of a row occupies at most; `width` defaults to it.
     """
     done, results = [], [xp.zeros((0, cells if width is None else width), dtype=xp.float64)]
-    for chosen, tile in _tiles(xp, rows, offsets, cells):
+    for chosen, tile in tiles(xp, rows, offsets, cells):
         done.append(chosen)
         results.append(function(tile)[: len(chosen), :])
     order = np.concatenate([np.empty(0, dtype=np.int64), *done])
@@ -129,12 +129,13 @@ def map_rows(
     return xp.take(xp.concat(results, axis=0), xp.asarray(back), axis=0)
 
 
-def _tiles(
+def tiles(
     xp: Any, rows: Rows, offsets: np.ndarray[Any, Any], cells: int
 ) -> Iterator[tuple[np.ndarray[Any, Any], Tile]]:
-    """Row numbers and padded rows: lengths are padded to a power of two, and so are tiles.
+    """Row numbers and padded rows, one shape after another.
 
-    Few shapes occur, so that a compiling library compiles few programs.
+    Lengths are padded to a power of two, and so are the rows of a tile: few shapes occur, so
+    that a compiling library compiles few programs.
     """
     if rows.column.shape[0] == 0:
         rows = Rows(offsets, xp.zeros(1, dtype=xp.int64), xp.zeros(1, dtype=xp.float64))

@@ -184,6 +184,7 @@ def _show_run(finished: Run, folder: Path, quiet: bool, as_json: bool) -> None:
         _print_json({"folder": str(folder), **finished.manifest})
     elif not quiet:
         console.show_totals(finished)
+        console.show_lost_backends(finished)
         console.show_failures(finished.failures)
         console.say(f"Results in {folder}, report: {folder / 'report.html'}")
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from gpu_margin import models
 from gpu_margin.failures import ConfigError
 from gpu_margin.settings import Settings
+
+
+def _a_date(value: Any) -> Any:
+    """A date or its ISO text; pydantic would take numbers for seconds since 1970."""
+    if isinstance(value, date):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
+        return value
+    raise ValueError("must be a date, as 2018-12-31")
 
 
 class Inputs(Settings):
@@ -28,7 +38,7 @@ class Inputs(Settings):
 class Config(Settings):
     """Everything a run is told. `models` maps a name to the settings of its kind."""
 
-    valuation_date: date
+    valuation_date: Annotated[date, BeforeValidator(_a_date)]
     currency: str = Field(min_length=1)
     inputs: Inputs = Inputs()
     models: dict[str, dict[str, Any]] = Field(min_length=1)

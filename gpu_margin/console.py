@@ -63,6 +63,15 @@ def show_totals(run: Run) -> None:
     _print(table)
 
 
+def show_lost_backends(run: Run) -> None:
+    """Backends that failed on the way."""
+    for lost in run.manifest["lost_backends"]:
+        say(
+            f"warning: backend {lost['name']} failed in {lost['stage']} ({lost['error']}); "
+            f"the run went on with {lost['next']}"
+        )
+
+
 def show_counts(counts: Mapping[str, int]) -> None:
     """How much there is of everything."""
     table = _table("Inputs", [("what", "l"), ("count", "r")])

@@ -20,6 +20,8 @@ from gpu_margin import backend as backends
 from gpu_margin import covariance, models
 from gpu_margin.backend import Backend
 from gpu_margin.config import Config, Model
+from gpu_margin.devices import Device
+from gpu_margin.failures import GpuMarginError
 from gpu_margin.io.tables import Source
 from gpu_margin.loading import Loaded, load
 from gpu_margin.market import Market
@@ -48,11 +50,12 @@ def run(
     devices`, or a backend; `frames` (positions, instruments, history, fx) replace the files of
     the same name by any table that speaks Arrow. Bad rows are in the result's `failures`. Raises
     `ConfigError` for a wrong configuration and `BackendUnavailable` where the backend cannot
-    run.
+    run. A backend that fails on the way is given up and the run finished on another; the
+    manifest's `lost_backends` says so.
     """
     report = progress or (lambda stage, done, total: None)
     seconds: dict[str, float] = {}
-    device = backends.load(backend) if isinstance(backend, str) else backend
+    device = Device(backends.load(backend) if isinstance(backend, str) else backend)
     with _timed("load", seconds):
         report("load", 0, 1)
         loaded = load(config, **frames)
@@ -83,7 +86,7 @@ def prepare(loaded: Loaded, model: Model, backend: Backend) -> models.Prepared:
 def _model_margins(
     loaded: Loaded,
     model: Model,
-    backend: Backend,
+    device: Device,
     report: Progress,
     seconds: dict[str, float],
 ) -> list[Margin]:
@@ -91,18 +94,48 @@ def _model_margins(
     portfolio = loaded.portfolio
     if not loaded.computable:
         return [no_margin(len(portfolio.sets), len(portfolio.accounts))]
-    stage, accounts = f"margin {model.name}", len(portfolio.accounts)
-    report(stage, 0, accounts)
-    with _timed(f"prepare {model.name}", seconds):
-        prepared = prepare(loaded, model, backend)
-    tiles = []
+    stage = f"margin {model.name}"
+    report(stage, 0, len(portfolio.accounts))
     # An overflow is found in the result and becomes a failure of its account.
-    with _timed(stage, seconds), np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, accounts, _TILE_ACCOUNTS):
-            stop = min(start + _TILE_ACCOUNTS, accounts)
-            tiles.append(prepared.margin(portfolio.tile(start, stop)))
-            report(stage, stop, accounts)
+    with np.errstate(over="ignore", invalid="ignore"):
+        tiles = list(_tiles(loaded, model, device, report, seconds))
     return [join_margins(list(level)) for level in zip(*tiles, strict=True)]
+
+
+def _tiles(
+    loaded: Loaded,
+    model: Model,
+    device: Device,
+    report: Progress,
+    seconds: dict[str, float],
+) -> Iterator[list[Margin]]:
+    """Margin of one tile of accounts after another.
+
+    Where the device has too little memory the tile is halved; where it fails otherwise it is
+    given up, and the run goes on from the same account on another.
+    """
+    stage, prepared, start = f"margin {model.name}", None, 0
+    accounts, most = len(loaded.portfolio.accounts), _TILE_ACCOUNTS
+    while start < accounts:
+        stop = min(start + most, accounts)
+        try:
+            if prepared is None:
+                with _timed(f"prepare {model.name}", seconds):
+                    prepared = prepare(loaded, model, device.backend)
+            with _timed(stage, seconds):
+                margins = prepared.margin(loaded.portfolio.tile(start, stop))
+        except GpuMarginError:
+            raise
+        except Exception as error:
+            if isinstance(error, MemoryError) and prepared is not None and stop - start > 1:
+                most = (stop - start) // 2
+                continue
+            device.give_up(stage, error)
+            prepared = None
+            continue
+        yield margins
+        start = stop
+        report(stage, stop, accounts)
 
 
 def _correlation(market: Market) -> Correlation:
@@ -115,7 +148,7 @@ def _correlation(market: Market) -> Correlation:
 
 
 def _manifest(
-    loaded: Loaded, backend: Backend, seconds: dict[str, float], tables: RunTables
+    loaded: Loaded, device: Device, seconds: dict[str, float], tables: RunTables
 ) -> dict[str, Any]:
     """All that is needed to know what was computed from what, and to do it again."""
     config = loaded.config.model_dump(mode="json")
@@ -124,7 +157,8 @@ def _manifest(
     return {
         "gpu_margin": version("gpu-margin"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "backend": {"name": backend.name, "device": backend.describe()},
+        "backend": {"name": device.backend.name, "device": device.backend.describe()},
+        "lost_backends": device.lost,
         "config": config,
         "parameters_sha256": hashlib.sha256(parameters.encode()).hexdigest(),
         "inputs": loaded.inputs,
@@ -150,6 +184,9 @@ def _manifest(
 
 @contextmanager
 def _timed(stage: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Add to the seconds of a stage, also when it fails."""
     start = time.perf_counter()
-    yield
-    seconds[stage] = round(time.perf_counter() - start, 6)
+    try:
+        yield
+    finally:
+        seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - start, 6)

@@ -110,8 +110,15 @@ def _header(view: _View) -> str:
         **{name: f"{count:,}" for name, count in counts.items() if isinstance(count, int)},
     }
     cards = "".join(_card(view, model) for model in view.models)
+    lost = "".join(
+        note(
+            f"Backend {one['name']} failed in {one['stage']} ({one['error']}); "
+            f"the run went on with {one['next']}."
+        )
+        for one in manifest.get("lost_backends", [])
+    )
     return (
-        f"<header><h1>Initial margin</h1>{terms(facts)}</header>"
+        f"<header><h1>Initial margin</h1>{terms(facts)}{lost}</header>"
         f'<div class="cards">{cards or note("No account has been computed.")}</div>'
     )
 

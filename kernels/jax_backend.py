@@ -50,8 +50,10 @@ class JaxBackend:
         limit = stats.get("bytes_limit", 4 << 30)
         return int(limit) - int(stats.get("bytes_in_use", 0))
 
-    def to_device(self, array: np.ndarray[Any, Any]) -> Array:
-        """A copy on the default device."""
+    def to_device(self, array: Any) -> Array:
+        """A copy on the default device; what another library holds on a device stays there."""
+        if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray):
+            return jnp.from_dlpack(array)
         return jnp.asarray(array)
 
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
@@ -97,6 +99,39 @@ class JaxBackend:
         return _black76(forward, strike, volatility, time, rate, call)
 
 
+    def tail_gradient(self, rows: Rows, matrix: Array, measure: TailMeasure) -> Array:
+        """[entry] slope of the row's measure in the entry's value: its marginal margin.
+
+        For expected shortfall the mean loss of one unit over the tail scenarios. Where two
+        losses are equal at the edge of the tail the measure has a kink and this is one of its
+        slopes.
+        """
+
+        def slope(tile: Tile) -> Array:
+            return _tail_slope(tile.column, tile.value, matrix, measure)
+
+        return _by_entry(rows, matrix.shape[1], slope)
+
+    def deviation_gradient(self, rows: Rows, matrix: Array) -> Array:
+        """[entry] slope of sqrt(x' matrix x) in the entry's value, 0 where that is 0."""
+        longest = int(np.diff(np.asarray(rows.offsets)).max(initial=1))
+        return _by_entry(
+            rows, longest, lambda tile: _deviation_slope(tile.column, tile.value, matrix)
+        )
+
+
+def _by_entry(rows: Rows, cells: int, function: Callable[[Tile], Array]) -> Array:
+    """[entry] what `function` says of tiles of padded entries [row, place]."""
+    offsets = np.asarray(rows.offsets)
+    result = np.zeros(int(offsets[-1]))
+    for chosen, tile in array_ops.tiles(jnp, rows, offsets, cells):
+        place = np.arange(tile.value.shape[1])[None, :]
+        inside = place < (offsets[chosen + 1] - offsets[chosen])[:, None]
+        entry = (offsets[chosen][:, None] + place)[inside]
+        result[entry] = np.asarray(function(tile))[: len(chosen)][inside]
+    return jnp.asarray(result)
+
+
 def _map(
     rows: Rows, cells: int, function: Callable[[Tile], Array], width: int | None = None
 ) -> Array:
@@ -137,6 +172,31 @@ def _quadratic(column: Array, value: Array, matrix: Array) -> Array:
 
     slope = jax.lax.fori_loop(0, value.shape[1], add, jnp.zeros_like(value))
     return jnp.sum(value * slope, axis=1)
+
+
+@partial(jax.jit, static_argnums=3)
+def _tail_slope(column: Array, value: Array, matrix: Array, measure: TailMeasure) -> Array:
+    """[row, place]: rows do not touch each other, so the slope of their sum is each one's own."""
+
+    def total(value: Array) -> Array:
+        terms = value[:, :, None] * jnp.take(matrix, column, axis=0)
+        ascending = jnp.sort(-jnp.sum(terms, axis=1), axis=1)
+        kept = ascending[:, ascending.shape[1] - len(measure.weights) :]
+        return jnp.sum(kept @ jnp.asarray(measure.weights[::-1])) / measure.divisor
+
+    return jax.grad(total)(value)
+
+
+@jax.jit
+def _deviation_slope(column: Array, value: Array, matrix: Array) -> Array:
+    """[row, place]: slope of the root of the quadratic form."""
+
+    def total(value: Array) -> Array:
+        variance = _quadratic(column, value, matrix)
+        positive = variance > 0
+        return jnp.sum(jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0))
+
+    return jax.grad(total)(value)
 
 
 @jax.jit

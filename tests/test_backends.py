@@ -237,7 +237,7 @@ def test_auto_takes_what_can_run() -> None:
 
 
 def test_an_unknown_backend_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="auto, cupy, jax, numpy"):
+    with pytest.raises(ConfigError, match="auto, cupy, jax, numba, numpy"):
         backends.load("abacus")
 
 

@@ -179,6 +179,7 @@ def test_incomplete_accounts_are_in_no_total(messy: Run) -> None:
         ["normal", "4", "yes", "0", "30,004", "60,008", "30,004", "50.0%"],
         ["normal", "2", "incomplete", "1", "7,000,000,000", "14,000,000,000", *OFFSET],
     ]
+    assert "incomplete: normal" in text
     assert "7,000,030,004" not in text
     assert "Failures: 1. Incomplete accounts: 2." in text
 
@@ -206,7 +207,7 @@ def test_one_model_no_failures() -> None:
     assert Page(text).heads == TITLES
     assert "Nothing failed" in text
     assert "One model only" in text
-    assert "(incomplete)" not in text
+    assert "incomplete: normal" not in text
 
 
 def test_no_requirement_and_no_account_at_all() -> None:

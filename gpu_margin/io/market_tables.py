@@ -84,7 +84,7 @@ def _fx_rates(fx: Table, currency: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         frame,
         fx.source,
         [
-            *rules.missing("currency"),
+            *rules.missing_text("currency"),
             *rules.unique(["currency"], "duplicate currency: keep one row"),
             *rules.missing_number(frame, "rate"),
             *rules.positive("rate"),
@@ -107,7 +107,7 @@ def _valid_prices(history: Table, valuation_date: date) -> tuple[pl.DataFrame, p
         [
             *rules.a_date(frame, "date"),
             *rules.missing("date"),
-            *rules.missing("factor"),
+            *rules.missing_text("factor"),
             *rules.missing_number(frame, "price"),
             *rules.positive("price"),
             *rules.unique(["date", "factor"], "duplicate date and factor: keep one row"),
@@ -140,12 +140,13 @@ def _instrument_rules(frame: pl.DataFrame) -> list[Rule]:
     no_rate = pl.col("fx").is_null()
     kinds = ", ".join((*LINEAR_KINDS, *OPTION_KINDS))
     return [
-        *rules.missing("instrument_id"),
+        *rules.missing_text("instrument_id"),
         *rules.unique(["instrument_id"], "duplicate instrument_id: all copies fail, keep one row"),
-        *rules.missing("kind"),
+        *rules.missing_text("kind"),
         Rule(f"unknown kind: it must be one of {kinds}", "kind", ~known),
-        *rules.missing("underlying"),
-        *rules.missing("currency"),
+        *rules.missing_text("underlying"),
+        *rules.a_text("product_group"),
+        *rules.missing_text("currency"),
         Rule("currency without a rate: add it to the fx table", "currency", no_rate),
         *rules.a_number(frame, "multiplier"),
         *rules.positive("multiplier"),

@@ -56,8 +56,9 @@ def _described(rows: pl.DataFrame, codes: pl.DataFrame) -> pl.DataFrame:
 
 def _position_rules(frame: pl.DataFrame) -> list[Rule]:
     return [
-        *rules.missing("account_id"),
-        *rules.missing("instrument_id"),
+        *rules.missing_text("account_id"),
+        *rules.a_text("netting_set"),
+        *rules.missing_text("instrument_id"),
         Rule(
             "unknown instrument: add it to the instruments table or correct the id",
             "instrument_id",

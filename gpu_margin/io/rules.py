@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from gpu_margin.failures import failure_table, join_failures
-from gpu_margin.io.tables import ROW
+from gpu_margin.io.tables import NO_TEXT, ROW
 
 # Numbers beyond these magnitudes are typing errors, and their products could overflow: with
 # them no product of quantity, multiplier, price, rate and return leaves the range of float64.
@@ -76,12 +76,27 @@ def date_columns(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
     frame = _with_columns(frame, columns)
     for column in columns:
         if frame.schema[column] in (pl.Date, pl.Datetime):
-            frame = frame.with_columns(pl.col(column).cast(pl.Date))
+            # The day that a time shows, whatever its zone.
+            day = pl.col(column)
+            if frame.schema[column] == pl.Datetime:
+                day = day.dt.replace_time_zone(None)
+            frame = frame.with_columns(day.cast(pl.Date))
         else:
             raw = _raw_text(column)
             day = raw.str.extract(_ISO_DAY).str.to_date("%Y-%m-%d", strict=False)
             frame = frame.with_columns(raw, day.alias(column))
     return frame
+
+
+def a_text(column: str) -> list[Rule]:
+    """A value that is there must be text."""
+    no_text = pl.col(column).str.contains(NO_TEXT, literal=True)
+    return [Rule(f"{column} is not text: bytes that are not UTF-8, or a list", column, no_text)]
+
+
+def missing_text(column: str) -> list[Rule]:
+    """A text must be there."""
+    return [*missing(column), *a_text(column)]
 
 
 def missing(column: str, where: pl.Expr = _ALWAYS) -> list[Rule]:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 
 from gpu_margin.failures import ConfigError, Failure, failure_table
+from gpu_margin.io.csv_files import read_csv
 
 ROW = "row"
+# What decoding puts in place of bytes that are no text (U+FFFD); also marks values of other types.
+NO_TEXT = "\ufffd"
 Source = Any  # a path, or a frame with __arrow_c_stream__
 
 
@@ -52,14 +55,14 @@ def read_table(
     """
     if not isinstance(source, (str, Path)):
         label, sha256 = name, None
-        frame, failures = _from_frame(source, name), failure_table()
+        frame, failures = _from_frame(source, name, [*required, *optional])
     else:
         path = Path(source)
         if not path.exists():
             raise ConfigError(f"inputs.{name}: no such file: {path}")
         label = path.name
-        sha256 = file_hash(path) if path.is_file() else None
         frame, failures = _from_file(path, [*required, *optional])
+        sha256 = None if len(frame.columns) == 0 else file_hash(path)
     fault = _table_fault(frame, failures, label, required)
     if fault is not None:
         return Table(label, _empty(required), fault, sha256)
@@ -100,7 +103,9 @@ def _table_fault(
     return None
 
 
-def _from_frame(source: Source, name: str) -> pl.DataFrame:
+def _from_frame(
+    source: Source, name: str, columns: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     if isinstance(source, pl.LazyFrame):
         source = source.collect()
     if not hasattr(source, "__arrow_c_stream__"):
@@ -108,62 +113,73 @@ def _from_frame(source: Source, name: str) -> pl.DataFrame:
             f"{name}: {type(source).__name__} is neither a path nor a table with "
             "__arrow_c_stream__ (polars, pandas, pyarrow, ...)"
         )
-    return _numbered(pl.DataFrame(source))
+    try:
+        if type(source).__module__.partition(".")[0] == "pandas":
+            frame = _from_pandas(source, columns)
+        else:
+            frame = pl.DataFrame(source)
+    except (PolarsError, PanicException, ValueError, TypeError) as error:
+        return pl.DataFrame(), _unreadable(error, name)
+    return _numbered(frame, columns), failure_table()
+
+
+def _from_pandas(source: Any, columns: Sequence[str]) -> pl.DataFrame:
+    """The wanted columns; those of Python objects as text, for Arrow refuses mixed ones."""
+    wanted = source[[column for column in source.columns if column in columns]]
+    mixed = [column for column in wanted.columns if wanted[column].dtype == object]
+    return pl.DataFrame(wanted.drop(columns=mixed)).with_columns(
+        pl.Series(column, [_object_text(value) for value in wanted[column]], dtype=pl.String)
+        for column in mixed
+    )
+
+
+def _object_text(value: Any) -> str | None:
+    """None and NaN, which pandas writes for what is missing, are no text."""
+    return None if value is None or value != value else str(value)
 
 
 def _from_file(path: Path, columns: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
     try:
-        if path.is_file() and path.stat().st_size == 0:
-            reason = "empty file: it has no bytes"
-        elif path.suffix.lower() in (".parquet", ".pq"):
-            return _read_parquet(path, columns), failure_table()
-        else:
-            return _read_csv(path)
-    except (PolarsError, OSError, csv.Error, UnicodeError) as error:
-        reason = f"unreadable file: {str(error).splitlines()[0]}"
-    return pl.DataFrame(), failure_table([Failure(reason, path.name)])
+        if path.suffix.lower() in (".parquet", ".pq"):
+            return _numbered(_read_parquet(path, columns), columns), failure_table()
+        frame, failures = read_csv(path)
+    except (PolarsError, PanicException, OSError, csv.Error, UnicodeError) as error:
+        return pl.DataFrame(), _unreadable(error, path.name)
+    if not frame.columns:
+        return frame, failures
+    numbered = _numbered(frame, columns)
+    blank = pl.all_horizontal((pl.exclude(ROW) == "").fill_null(True))
+    return numbered.filter(~blank | pl.col(ROW).is_in(failures[ROW].implode())), failures
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> pl.DataFrame:
     present = pl.read_parquet_schema(path)
-    return _numbered(pl.read_parquet(path, columns=[c for c in present if c in columns]))
+    return pl.read_parquet(path, columns=[c for c in present if c in columns], glob=False)
 
 
-def _read_csv(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """All columns as text: what is a number is decided row by row, with failures."""
-    try:
-        frame, failures = pl.read_csv(path, infer_schema=False), failure_table()
-    except PolarsError:
-        frame, failures = _read_ragged_csv(path)
-    numbered = _numbered(frame.rename(str.strip))
-    blank = pl.all_horizontal(pl.exclude(ROW).is_null())
-    return numbered.filter(~blank), failures
+def _unreadable(error: BaseException, source: str) -> pl.DataFrame:
+    first = next(iter(str(error).splitlines()), type(error).__name__)
+    return failure_table([Failure(f"unreadable file: {first}", source)])
 
 
-def _read_ragged_csv(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Read a CSV that the fast reader refuses, row by row, so that only its bad rows are lost."""
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-        reader = csv.reader(stream)
-        header = next(reader)
-        rows = list(reader)
-    failures = failure_table(_ragged_rows(rows, len(header), path.name))
-    filled = [(row + [""] * len(header))[: len(header)] for row in rows]
-    frame = pl.DataFrame(filled, schema=dict.fromkeys(header, pl.String), orient="row")
-    return frame.with_columns(pl.all().replace("", None)), failures
+def _numbered(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """The wanted columns, those of unusual types as text, with the number of each row."""
+    wanted = frame.select(column for column in columns if column in frame.columns)
+    as_text = [_text(series) for series in wanted if not _usable(series.dtype)]
+    numbers = pl.int_range(1, len(frame) + 1, dtype=pl.Int64, eager=True).alias(ROW)
+    return pl.DataFrame([numbers, *wanted.with_columns(as_text)])
 
 
-def _ragged_rows(rows: list[list[str]], width: int, source: str) -> Iterator[Failure]:
-    for number, row in enumerate(rows, start=1):
-        text = ",".join(row)
-        if len(row) > width:
-            reason = f"{len(row)} fields where the header has {width}: quote commas inside values"
-            yield Failure(reason, source, number, value=text)
-        elif "\ufffd" in text:
-            yield Failure(
-                "text is not valid UTF-8: save the file as UTF-8", source, number, value=text
-            )
+def _usable(kind: pl.DataType) -> bool:
+    texts = (pl.String, pl.Categorical, pl.Enum)
+    return kind.is_numeric() or kind in (*texts, pl.Date, pl.Datetime, pl.Boolean, pl.Null)
 
 
-def _numbered(frame: pl.DataFrame) -> pl.DataFrame:
-    without = frame.drop(ROW, strict=False)
-    return without.with_row_index(ROW, offset=1).with_columns(pl.col(ROW).cast(pl.Int64))
+def _text(series: pl.Series) -> pl.Series:
+    """Bytes as the text that they are; lists, times and objects marked as none."""
+    values = [
+        value.decode(errors="replace") if isinstance(value, bytes) else f"{NO_TEXT}{value}"
+        for value in series.to_list()
+    ]
+    kept = [None if value is None else text for value, text in zip(series, values, strict=True)]
+    return pl.Series(series.name, kept, dtype=pl.String)

@@ -1,0 +1,222 @@
+"""The host's processor through Numba: one pass per row, its losses never leaving the cache.
+
+Each row's profit is accumulated entry by entry over all scenarios at once (independent sums, so the
+compiler vectorises them without changing any), then its tail is taken by one scan that keeps the
+smallest profits sorted. No fastmath: multiplication and addition stay apart, and the bits are those
+of the NumPy reference. Rows are shared out among threads; no sum is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from gpu_margin import array_ops
+from gpu_margin.backend import BackendUnavailable, Rows, TailMeasure, TailResult
+
+try:
+    import numba
+    from numba import njit, prange
+except ImportError as error:
+    raise BackendUnavailable(
+        f'numba: not installed ({error}); pip install "gpu-margin[fast]"'
+    ) from error
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Rows that a thread takes at a time, and the deepest tail that is kept by insertion.
+_CHUNK = 64
+_INSERTED = 64
+
+
+class NumbaBackend:
+    """See `gpu_margin.backend.Backend`."""
+
+    name = "numba"
+    xp = np
+    exact = True
+
+    def describe(self) -> str:
+        """Threads and library version."""
+        return f"host processor, {numba.get_num_threads()} threads, numba {numba.__version__}"
+
+    def free_bytes(self) -> int:
+        """Memory of the host that is available now."""
+        try:
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, OSError, AttributeError):  # not told on this system
+            return 4 << 30
+
+    def to_device(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array itself."""
+        return array
+
+    def to_host(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array itself."""
+        return np.asarray(array)
+
+    def weighted_sum(self, rows: Rows, matrix: Floats) -> Floats:
+        """[row, scenario] sum of value x matrix[column, scenario]."""
+        result = np.empty((len(rows), matrix.shape[1]))
+        _weighted_sum(rows.offsets, rows.column, rows.value, np.ascontiguousarray(matrix), result)
+        return result
+
+    def tail(self, rows: Rows, matrix: Floats, measures: Sequence[TailMeasure]) -> TailResult:
+        """[row, measure] and the first scenario of the largest loss."""
+        value = np.empty((len(rows), len(measures)))
+        worst = np.empty(len(rows), dtype=np.int64)
+        sizes = np.array([len(measure.weights) for measure in measures], dtype=np.int64)
+        weights = np.zeros((len(measures), int(sizes.max())))
+        for number, measure in enumerate(measures):
+            weights[number, : sizes[number]] = measure.weights
+        divisors = np.array([measure.divisor for measure in measures])
+        arrays = (rows.offsets, rows.column, rows.value, np.ascontiguousarray(matrix))
+        _tail(*arrays, weights, sizes, divisors, value, worst)
+        return TailResult(value, worst)
+
+    def quadratic_form(self, rows: Rows, matrix: Floats) -> Floats:
+        """[row] x' matrix x."""
+        result = np.empty(len(rows))
+        _quadratic_form(rows.offsets, rows.column, rows.value, np.ascontiguousarray(matrix), result)
+        return result
+
+    def segment_sum(self, values: Floats, offsets: Ints) -> Floats:
+        """[segment] sums in stored order."""
+        result = np.empty(len(offsets) - 1)
+        _segment_sum(values, offsets, result)
+        return result
+
+    def black76(
+        self, forward: Any, strike: Any, volatility: Any, time: Any, rate: Any, call: Any
+    ) -> Floats:
+        """Black-76 values."""
+        return np.asarray(
+            array_ops.black76(np, ndtr, forward, strike, volatility, time, rate, call)
+        )
+
+
+@njit(cache=True)
+def _accumulate(
+    first: int, last: int, column: Ints, value: Floats, matrix: Floats, profit: Floats
+) -> None:
+    """profit[scenario] = sum of value x matrix[column, scenario], entry after entry.
+
+    Four entries go through together, still added one after another: the running sums are then
+    read and written once for four.
+    """
+    profit[:] = 0.0
+    entry = first
+    while entry + 4 <= last:
+        a, b, c, d = value[entry], value[entry + 1], value[entry + 2], value[entry + 3]
+        row_a, row_b = matrix[column[entry]], matrix[column[entry + 1]]
+        row_c, row_d = matrix[column[entry + 2]], matrix[column[entry + 3]]
+        for s in range(len(profit)):
+            profit[s] = (((profit[s] + a * row_a[s]) + b * row_b[s]) + c * row_c[s]) + d * row_d[s]
+        entry += 4
+    while entry < last:
+        a, row_a = value[entry], matrix[column[entry]]
+        for s in range(len(profit)):
+            profit[s] += a * row_a[s]
+        entry += 1
+
+
+@njit(cache=True)
+def _smallest(profit: Floats, kept: Floats) -> int:
+    """Fill `kept` with the smallest profits, ascending; returns the first of the least."""
+    depth = len(kept)
+    place = 0
+    for s in range(1, len(profit)):
+        if profit[s] < profit[place]:
+            place = s
+    if depth > _INSERTED:
+        kept[:] = np.sort(profit)[:depth]
+        return place
+    if depth == 1:
+        kept[0] = profit[place]
+        return place
+    kept[:] = np.inf
+    bound = np.inf
+    for s in range(len(profit)):
+        x = profit[s]
+        if x < bound:
+            hole = depth - 1
+            while hole > 0 and kept[hole - 1] > x:
+                kept[hole] = kept[hole - 1]
+                hole -= 1
+            kept[hole] = x
+            bound = kept[depth - 1]
+    return place
+
+
+@njit(cache=True)
+def _measured(kept: Floats, weights: Floats, divisor: float) -> float:
+    """The measure of the smallest profits (ascending): from the k-th worst loss to the worst."""
+    total = 0.0
+    for place in range(len(weights) - 1, -1, -1):
+        total += weights[place] * -kept[place]
+    return total / divisor
+
+
+@njit(parallel=True, cache=True)
+def _tail(
+    offsets: Ints,
+    column: Ints,
+    value: Floats,
+    matrix: Floats,
+    weights: Floats,
+    sizes: Ints,
+    divisors: Floats,
+    result: Floats,
+    worst: Ints,
+) -> None:
+    rows = len(offsets) - 1
+    for chunk in prange((rows + _CHUNK - 1) // _CHUNK):
+        profit = np.empty(matrix.shape[1])
+        kept = np.empty(weights.shape[1])
+        for row in range(chunk * _CHUNK, min(rows, (chunk + 1) * _CHUNK)):
+            _accumulate(offsets[row], offsets[row + 1], column, value, matrix, profit)
+            worst[row] = _smallest(profit, kept)
+            for m in range(len(sizes)):
+                result[row, m] = _measured(kept, weights[m, : sizes[m]], divisors[m])
+
+
+@njit(parallel=True, cache=True)
+def _weighted_sum(
+    offsets: Ints, column: Ints, value: Floats, matrix: Floats, result: Floats
+) -> None:
+    for row in prange(len(offsets) - 1):
+        _accumulate(offsets[row], offsets[row + 1], column, value, matrix, result[row])
+
+
+@njit(parallel=True, cache=True)
+def _quadratic_form(
+    offsets: Ints, column: Ints, value: Floats, matrix: Floats, result: Floats
+) -> None:
+    for row in prange(len(offsets) - 1):
+        first, last = offsets[row], offsets[row + 1]
+        total = 0.0
+        for i in range(first, last):
+            line = matrix[column[i]]
+            slope = 0.0
+            for j in range(first, last):
+                slope += line[column[j]] * value[j]
+            total += value[i] * slope
+        result[row] = total
+
+
+@njit(parallel=True, cache=True)
+def _segment_sum(values: Floats, offsets: Ints, result: Floats) -> None:
+    for segment in prange(len(offsets) - 1):
+        total = 0.0
+        for entry in range(offsets[segment], offsets[segment + 1]):
+            total += values[entry]
+        result[segment] = total
+
+
+BACKEND = NumbaBackend()
