@@ -98,7 +98,6 @@ class JaxBackend:
         """Black-76 values."""
         return _black76(forward, strike, volatility, time, rate, call)
 
-
     def tail_gradient(self, rows: Rows, matrix: Array, measure: TailMeasure) -> Array:
         """[entry] slope of the row's measure in the entry's value: its marginal margin.
 
