@@ -1,0 +1,135 @@
+"""The same bits for any block, tile, thread count and neighbours, ties included."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from gpu_margin.cpu_fallback import numba_backend, numpy_backend
+from strict_backend import BACKEND as STRICT
+from test_backends import MEASURES, put, random_rows
+
+from gpu_margin import array_ops
+from gpu_margin import backend as backends
+from gpu_margin.backend import Backend, Rows
+
+Answers = dict[str, np.ndarray[Any, Any]]
+
+
+def book(ties: bool) -> tuple[Rows, np.ndarray[Any, Any]]:
+    """Rows of 0 to 90 entries; with `ties`, many equal losses and columns that do not move."""
+    rng = np.random.default_rng(77)
+    rows = random_rows(rng, rng.integers(0, 90, 300).tolist(), 50)
+    matrix = rng.normal(size=(50, 130))
+    if ties:
+        matrix = np.round(matrix)
+        matrix[::7] = 0.0
+        matrix[:, 40:80] = matrix[:, :40]
+    return rows, matrix
+
+
+def answers(device: Backend, rows: Rows, matrix: np.ndarray[Any, Any]) -> Answers:
+    resident, unit = put(device, rows), device.to_device(matrix)
+    square = device.to_device(np.ascontiguousarray(matrix[:, :50]))
+    tail = device.tail(resident, unit, MEASURES)
+    found = {
+        "weighted_sum": device.weighted_sum(resident, unit),
+        "tail": tail.value,
+        "worst": tail.worst,
+        "quadratic_form": device.quadratic_form(resident, square),
+        "segment_sum": device.segment_sum(resident.value, resident.offsets),
+    }
+    return {name: device.to_host(array) for name, array in found.items()}
+
+
+def same(ours: Answers, theirs: Answers) -> None:
+    for name, array in ours.items():
+        assert np.array_equal(array, theirs[name]), name
+        # Equal is not enough: 0.0 == -0.0.
+        assert np.array_equal(np.signbit(array), np.signbit(theirs[name])), name
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "ties"])
+def case(request: pytest.FixtureRequest) -> tuple[Rows, np.ndarray[Any, Any]]:
+    return book(request.param)
+
+
+@pytest.fixture
+def reference(case: tuple[Rows, np.ndarray[Any, Any]]) -> Answers:
+    return answers(backends.load("numpy"), *case)
+
+
+@pytest.mark.parametrize(("block", "pairs"), [(1, 1), (7, 500), (300, 10**4), (10**6, 10**9)])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_numpy(
+    block: int,
+    pairs: int,
+    threads: int,
+    case: tuple[Rows, np.ndarray[Any, Any]],
+    reference: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(numpy_backend, "_BLOCK_ROWS", block)
+    monkeypatch.setattr(numpy_backend, "_BLOCK_PAIRS", pairs)
+    monkeypatch.setattr(numpy_backend.os, "cpu_count", lambda: threads)
+    same(answers(backends.load("numpy"), *case), reference)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_numba(threads: int, case: tuple[Rows, np.ndarray[Any, Any]], reference: Answers) -> None:
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(threads, before))
+    try:
+        same(answers(numba_backend.BACKEND, *case), reference)
+    finally:
+        numba.set_num_threads(before)
+
+
+@pytest.mark.parametrize("tile", [1, 1000, 1 << 22])
+def test_array_ops_that_cupy_runs(
+    tile: int,
+    case: tuple[Rows, np.ndarray[Any, Any]],
+    reference: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(array_ops, "_TILE", tile)
+    rows, matrix = case
+    if tile == 1:  # a tile per row: a few of them do
+        rows = Rows(rows.offsets[:21], rows.column, rows.value)
+    ours = answers(STRICT, rows, matrix)
+    same(ours, {name: array[: len(rows)] for name, array in reference.items()})
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_a_deep_tail_is_sorted_and_not_inserted(
+    name: str, case: tuple[Rows, np.ndarray[Any, Any]]
+) -> None:
+    rows, matrix = case
+    for depth in (64, 65, 129, 130):
+        deep = [backends.TailMeasure((1.0,) * depth, float(depth))]
+        ours = backends.load(name).tail(rows, matrix, deep).value
+        theirs = STRICT.tail(put(STRICT, rows), STRICT.to_device(matrix), deep).value
+        assert np.array_equal(ours, np.asarray(theirs))
+
+
+def test_shards_of_rows_give_the_whole(
+    case: tuple[Rows, np.ndarray[Any, Any]], reference: Answers
+) -> None:
+    rows, matrix = case
+    for shards in (2, 3, 50):
+        cuts = np.linspace(0, len(rows), shards + 1).astype(int)
+        parts = [
+            answers(numba_backend.BACKEND, _shard(rows, low, high), matrix)
+            for low, high in itertools.pairwise(cuts)
+        ]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in reference}
+        same(joined, reference)
+
+
+def _shard(rows: Rows, low: int, high: int) -> Rows:
+    first, last = rows.offsets[low], rows.offsets[high]
+    offsets = rows.offsets[low : high + 1] - first
+    return Rows(offsets, rows.column[first:last], rows.value[first:last])
