@@ -38,8 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 done with failed rows (with --strict), 2 bad usage or "
-    "configuration, 3 nothing computed.",
+    epilog="Exit codes: 0 done, 1 done with failed rows (with --strict) or a wrong answer in "
+    "bench, 2 bad usage or configuration, 3 nothing computed.",
 )
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")]
@@ -172,6 +172,53 @@ def demo(
         finished = save(_run(config, backend, quiet or as_json), results, overwrite=True)
     _show_run(finished, results, quiet, as_json)
     raise typer.Exit(_exit_code(finished, strict=False))
+
+
+@app.command()
+def bench(
+    workload: Annotated[
+        str,
+        typer.Option(
+            help="all, or some of a (simulation margin), b (covariance margin), "
+            "c (repricing), d (end to end), comma-separated."
+        ),
+    ] = "all",
+    size: Annotated[
+        str,
+        typer.Option(
+            help="laptop, desk, exchange or ACCOUNTSxPOSITIONSxSCENARIOS, comma-separated."
+        ),
+    ] = "laptop",
+    backend: Annotated[
+        str, typer.Option(help="auto, all, or names from [bold]gpu-margin devices[/].")
+    ] = "all",
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the best counts.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the figures and plots.", metavar="DIR")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Time the backends beside what a practitioner would write and what the machine can do.
+
+    Every answer is checked before its time counts; a wrong one makes the exit code 1. DIR gets
+    bench-DATE-PROCESSOR.json and .html.
+    """
+    from gpu_margin import bench as harness
+
+    with _errors(), console.progress_bars(quiet or as_json) as progress:
+        chosen = (harness.workloads(workload), harness.sizes(size), backend.split(","))
+        result = harness.run_bench(*chosen, rounds, progress)
+        written = harness.write(result, out) if out else ()
+    if as_json:
+        _print_json(result.to_dict())
+    elif not quiet:
+        harness.show(result)
+        for path in written:
+            console.say(str(path))
+    if result.wrong:
+        _complain(f"{result.wrong} wrong answers: see the remarks")
+    raise typer.Exit(Exit.FAILED_ROWS if result.wrong else Exit.DONE)
 
 
 def _run(config: Path, backend: str, silent: bool) -> Run:
