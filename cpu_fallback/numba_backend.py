@@ -8,16 +8,13 @@ of the NumPy reference. Rows are shared out among threads; no sum is.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
-from gpu_margin import array_ops
-from gpu_margin.backend import BackendUnavailable, Rows, TailMeasure, TailResult
+from gpu_margin.backend import BackendUnavailable, Rows, TailMeasure, TailResult, load
 
 try:
     import numba
@@ -48,10 +45,7 @@ class NumbaBackend:
 
     def free_bytes(self) -> int:
         """Memory of the host that is available now."""
-        try:
-            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (ValueError, OSError, AttributeError):  # not told on this system
-            return 4 << 30
+        return load("numpy").free_bytes()
 
     def to_device(self, array: NDArray[Any]) -> NDArray[Any]:
         """The array itself."""
@@ -95,10 +89,8 @@ class NumbaBackend:
     def black76(
         self, forward: Any, strike: Any, volatility: Any, time: Any, rate: Any, call: Any
     ) -> Floats:
-        """Black-76 values."""
-        return np.asarray(
-            array_ops.black76(np, ndtr, forward, strike, volatility, time, rate, call)
-        )
+        """Black-76 values, as the reference has them: the time goes to the normal distribution."""
+        return np.asarray(load("numpy").black76(forward, strike, volatility, time, rate, call))
 
 
 @njit(cache=True)

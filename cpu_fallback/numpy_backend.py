@@ -6,8 +6,9 @@ with this one bit for bit. Rows are taken in blocks whose losses stay in the cac
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,9 +23,10 @@ from gpu_margin.backend import Rows, TailMeasure, TailResult
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Rows whose losses are held at a time, and pairs of factors held at a time.
+# Rows whose losses are held at a time; entries of rows in a quadratic form; options.
 _BLOCK_ROWS = 512
-_BLOCK_PAIRS = 1 << 20
+_BLOCK_ENTRIES = 1 << 13
+_BLOCK_OPTIONS = 1 << 14
 
 
 class NumpyBackend:
@@ -82,15 +84,21 @@ class NumpyBackend:
     def quadratic_form(self, rows: Rows, matrix: Floats) -> Floats:
         """[row] sum over i of x_i times (sum over j of matrix[i, j] x_j)."""
         result = np.empty(len(rows))
-        for start, stop in _pair_blocks(rows.offsets):
-            first, last = rows.offsets[start], rows.offsets[stop]
-            sizes = np.diff(rows.offsets[start : stop + 1])
-            column, value = rows.column[first:last], rows.value[first:last]
-            left, right = _pairs(sizes)
-            terms = matrix[column[left], column[right]] * value[right]
-            slope = np.bincount(left, weights=terms, minlength=len(value))
-            owner = np.repeat(np.arange(len(sizes)), sizes)
-            result[start:stop] = np.bincount(owner, weights=value * slope, minlength=len(sizes))
+        sizes = np.diff(rows.offsets)
+        flat = matrix.ravel()
+        for size in np.unique(sizes).tolist():
+            members = np.flatnonzero(sizes == size)
+            step = max(1, _BLOCK_ENTRIES // max(1, size))
+
+            def block(
+                start: int, size: int = size, members: Ints = members, step: int = step
+            ) -> None:
+                chosen = members[start : start + step]
+                entry = rows.offsets[chosen][:, None] + np.arange(size)
+                column, value = rows.column[entry], rows.value[entry]
+                result[chosen] = _form(flat, column * matrix.shape[1], column, value)
+
+            _in_threads(block, range(0, len(members), step))
         return result
 
     def segment_sum(self, values: Floats, offsets: Ints) -> Floats:
@@ -103,17 +111,52 @@ class NumpyBackend:
     def black76(
         self, forward: Any, strike: Any, volatility: Any, time: Any, rate: Any, call: Any
     ) -> Floats:
-        """Black-76 values."""
-        return np.asarray(
-            array_ops.black76(np, ndtr, forward, strike, volatility, time, rate, call)
-        )
+        """Black-76 values, in blocks that stay in the cache."""
+        terms = [np.asarray(term) for term in (forward, strike, volatility, time, rate, call)]
+        shape = np.broadcast_shapes(*(term.shape for term in terms))
+        if not shape:
+            return np.asarray(_black76(*terms))
+        result = np.empty(shape)
+        step = max(1, _BLOCK_OPTIONS // max(1, math.prod(shape[1:])))
+        if not result.size:
+            return result
+
+        def block(start: int) -> None:
+            place = slice(start, start + step)
+            # A term that does not vary along the first axis has one entry there, or no such axis.
+            own = [t[place] if t.ndim == len(shape) and len(t) > 1 else t for t in terms]
+            result[place] = _black76(*own)
+
+        _in_threads(block, range(0, shape[0], step))
+        return result
+
+
+def _black76(
+    forward: Any, strike: Any, volatility: Any, time: Any, rate: Any, call: Any
+) -> NDArray[Any]:
+    """Values of a block: `array_ops.black76`, and where no option is at a limit the same formula
+    without what handles the limits, which costs as much as the rest."""
+    deviation = volatility * np.sqrt(time)
+    if np.min(deviation) <= array_ops.NO_DEVIATION or np.min(forward) <= 0.0:
+        terms = (forward, strike, volatility, time, rate, call)
+        return np.asarray(array_ops.black76(np, ndtr, *terms))
+    sign = 2.0 * call - 1.0
+    d1 = np.log(forward / strike) / deviation + deviation / 2.0
+    d2 = d1 - deviation
+    value = sign * (forward * ndtr(sign * d1) - strike * ndtr(sign * d2))
+    return np.asarray(np.exp(-rate * time) * value)
+
+
+def _in_threads(work: Callable[[int], None], starts: range) -> None:
+    """Call `work` with every start, in threads: numpy and scipy let go of the lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # list, so that an exception in a thread is raised here.
+        list(pool.map(work, starts))
 
 
 def _each_block(rows: Rows, work: Callable[[slice, Rows], None]) -> None:
-    """Call `work` with every block of rows, in threads: numpy and scipy let go of the lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # list, so that an exception in a thread is raised here.
-        list(pool.map(lambda start: work(*_block(rows, start)), range(0, len(rows), _BLOCK_ROWS)))
+    """Call `work` with every block of rows."""
+    _in_threads(lambda start: work(*_block(rows, start)), range(0, len(rows), _BLOCK_ROWS))
 
 
 def _block(rows: Rows, start: int) -> tuple[slice, Rows]:
@@ -145,24 +188,18 @@ def _weighted_tail(losses: Floats, measure: TailMeasure) -> Floats:
     return total / measure.divisor
 
 
-def _pair_blocks(offsets: Ints) -> Iterator[tuple[int, int]]:
-    """Ranges of rows whose pairs of entries fit a block (at least one row each)."""
-    pairs = np.concatenate([[0], np.cumsum(np.diff(offsets) ** 2)])
-    start, rows = 0, len(offsets) - 1
-    while start < rows:
-        stop = int(np.searchsorted(pairs, pairs[start] + _BLOCK_PAIRS, side="right")) - 1
-        stop = max(stop, start + 1)
-        yield start, stop
-        start = stop
+def _form(matrix: Floats, line: Ints, column: Ints, value: Floats) -> Floats:
+    """[row] x' C x of rows of one length; `matrix` is flat, `line` where each column's row starts.
 
-
-def _pairs(sizes: Ints) -> tuple[Ints, Ints]:
-    """All pairs (i, j) of entries of the same row, in order of i and then j."""
-    per_entry = np.repeat(sizes, sizes)
-    left = np.repeat(np.arange(len(per_entry)), per_entry)
-    begin = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    restart = np.repeat(np.cumsum(per_entry) - per_entry, per_entry)
-    return left, np.arange(len(left)) - restart + begin[left]
+    All rows go through together, place after place: the sums are sequential all the same.
+    """
+    slope = np.zeros_like(value)
+    for place in range(value.shape[1]):
+        slope += matrix.take(line + column[:, place, None]) * value[:, place, None]
+    total = np.zeros(len(value))
+    for place in range(value.shape[1]):
+        total += value[:, place] * slope[:, place]
+    return total
 
 
 BACKEND = NumpyBackend()

@@ -21,7 +21,7 @@ from gpu_margin.backend import Rows, TailMeasure, TailResult
 Array = Any
 
 # Below it an option's value is its intrinsic value to the last bit, and d1 could overflow.
-_NO_DEVIATION = 1e-100
+NO_DEVIATION = 1e-100
 
 # Elements that a tile of padded rows may hold at a time (2^22 float64 are 32 MiB).
 _TILE = 1 << 22
@@ -234,7 +234,7 @@ def _d1_d2(
 ) -> tuple[Array, Array, Array]:
     """d1, d2 and where they mean anything; elsewhere they are finite placeholders."""
     deviation = volatility * xp.sqrt(time)
-    live = (deviation > _NO_DEVIATION) & (forward > 0)
+    live = (deviation > NO_DEVIATION) & (forward > 0)
     safe_deviation = xp.where(live, deviation, xp.ones_like(deviation))
     moneyness = xp.where(live, forward / strike, xp.ones_like(forward / strike))
     d1 = xp.log(moneyness) / safe_deviation + safe_deviation / 2.0

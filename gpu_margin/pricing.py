@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from gpu_margin import array_ops
+from gpu_margin import backend as backends
 from gpu_margin.market import Instruments
 
 Floats = NDArray[np.float64]
@@ -23,8 +24,8 @@ _BLOCK = 64
 
 def black76(forward: Any, strike: Any, volatility: Any, time: Any, rate: Any, call: Any) -> Floats:
     """Black-76 value per unit on the host; arguments as in `array_ops.black76`."""
-    arrays = (np.asarray(a) for a in (forward, strike, volatility, time, rate, call))
-    return np.asarray(array_ops.black76(np, ndtr, *arrays))
+    host = backends.load("numpy")
+    return np.asarray(host.black76(forward, strike, volatility, time, rate, call))
 
 
 def black76_delta(

@@ -62,18 +62,18 @@ def reference(case: tuple[Rows, np.ndarray[Any, Any]]) -> Answers:
     return answers(backends.load("numpy"), *case)
 
 
-@pytest.mark.parametrize(("block", "pairs"), [(1, 1), (7, 500), (300, 10**4), (10**6, 10**9)])
+@pytest.mark.parametrize(("block", "entries"), [(1, 1), (7, 50), (300, 10**4), (10**6, 10**9)])
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_numpy(
     block: int,
-    pairs: int,
+    entries: int,
     threads: int,
     case: tuple[Rows, np.ndarray[Any, Any]],
     reference: Answers,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(numpy_backend, "_BLOCK_ROWS", block)
-    monkeypatch.setattr(numpy_backend, "_BLOCK_PAIRS", pairs)
+    monkeypatch.setattr(numpy_backend, "_BLOCK_ENTRIES", entries)
     monkeypatch.setattr(numpy_backend.os, "cpu_count", lambda: threads)
     same(answers(backends.load("numpy"), *case), reference)
 
