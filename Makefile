@@ -26,6 +26,7 @@ test: $(INSTALLED) ## Run the tests
 lint: $(INSTALLED) ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint docker/*.Dockerfile
 
 types: $(INSTALLED) ## Check types
 	$(BIN)/mypy

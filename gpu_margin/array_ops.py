@@ -1,9 +1,9 @@
 """The contract's operations, written once for any array library.
 
-A device that has no kernel of its own for an operation uses these; they need nothing beyond the
+A device that has no kernel of its own for an operation can use these; they need nothing beyond the
 Python array API standard (no in-place writes, no data-dependent shapes, no library sum), so that
-the same lines run on CuPy, on JAX and on array-api-strict. They are also the order of operations
-that a kernel must reproduce: multiply, then add, in stored order, starting from zero.
+the same lines run on any library that keeps to it. They are also the order of operations that a
+kernel must reproduce: multiply, then add, in stored order, starting from zero.
 
 Rows are padded with entries of value 0 in column 0, which change no sum of finite numbers.
 """

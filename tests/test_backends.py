@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import cupy_on_cpu
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -28,7 +29,10 @@ MEASURES = (
 
 
 def _runnable() -> list[Any]:
-    found: list[Any] = [pytest.param(STRICT, id="strict")]
+    found: list[Any] = [
+        pytest.param(STRICT, id="strict"),
+        pytest.param(cupy_on_cpu.load(), id="cupy on the CPU"),
+    ]
     for name in backends.backend_names():
         marks = [pytest.mark.gpu] if name == "cupy" else []
         try:
@@ -119,6 +123,7 @@ SHAPES = [
     ([1], 1, 4),
     ([200, 1, 33], 40, 17),
     ([2] * 700, 12, 6),
+    ([5, 0, 3, 1], 6, 1500),
 ]
 
 

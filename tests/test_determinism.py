@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import cupy_on_cpu
 import numba
 import numpy as np
 import pytest
-from gpu_margin.cpu_fallback import numba_backend, numpy_backend
 from strict_backend import BACKEND as STRICT
 from test_backends import MEASURES, put, random_rows
 
 from gpu_margin import array_ops
 from gpu_margin import backend as backends
 from gpu_margin.backend import Backend, Rows
+from gpu_margin.cpu_fallback import numba_backend, numpy_backend
 
 Answers = dict[str, np.ndarray[Any, Any]]
 
@@ -86,6 +87,12 @@ def test_numba(threads: int, case: tuple[Rows, np.ndarray[Any, Any]], reference:
         same(answers(numba_backend.BACKEND, *case), reference)
     finally:
         numba.set_num_threads(before)
+
+
+def test_the_cupy_backend_with_its_kernels_on_this_cpu(
+    case: tuple[Rows, np.ndarray[Any, Any]], reference: Answers
+) -> None:
+    same(answers(cupy_on_cpu.load(), *case), reference)
 
 
 @pytest.mark.parametrize("tile", [1, 1000, 1 << 22])
