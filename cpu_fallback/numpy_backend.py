@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import numpy as np
@@ -150,8 +151,10 @@ def _black76(
 def _in_threads(work: Callable[[int], None], starts: range) -> None:
     """Call `work` with every start, in threads: numpy and scipy let go of the lock."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # list, so that an exception in a thread is raised here.
-        list(pool.map(work, starts))
+        # Each in a copy of the context, for how floating-point errors are treated is part of it.
+        tasks = [pool.submit(copy_context().run, work, start) for start in starts]
+        for task in tasks:
+            task.result()
 
 
 def _each_block(rows: Rows, work: Callable[[slice, Rows], None]) -> None:

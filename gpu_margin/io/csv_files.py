@@ -7,6 +7,7 @@ record, so that only bad records are lost.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,25 +17,28 @@ from polars.exceptions import PolarsError
 from gpu_margin.failures import Failure, failure_table
 
 _SPANNING = "[\r\n]"
+# How polars names a column that the header has again.
+_REPEATED = re.compile(r"(.*)_duplicated_\d+")
 
 
 def read_csv(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     """All records as text, null where empty, and the failures of those that are malformed.
 
     Malformed records keep their place in the frame, so that row n is the n-th record. A file
-    without a header gives a frame without columns.
+    without a header, or with a column twice, gives a frame without columns.
     """
     quotes = _count_quotes(path)
     if quotes % 2:
-        return _by_record(path, lines=True)
+        return _table(_lines(_text_lines(path)), path.name)
     try:
         frame = pl.read_csv(path, infer_schema=False, glob=False).rename(str.strip)
     except PolarsError:
         return _by_record(path)
-    # A stray quote swallows lines up to the next one: the strict reader tells it from a value
-    # that has line breaks on purpose.
     if quotes and frame.select(pl.any_horizontal(pl.all().str.contains(_SPANNING)).any()).item():
         return _by_record(path)
+    repeated = [match[1] for name in frame.columns if (match := _REPEATED.fullmatch(name))]
+    if any(repeated):
+        return pl.DataFrame(), _column_twice(repeated, path.name)
     return frame, failure_table()
 
 
@@ -43,30 +47,64 @@ def _count_quotes(path: Path) -> int:
         return sum(block.count(b'"') for block in iter(lambda: stream.read(1 << 24), b""))
 
 
-def _by_record(path: Path, lines: bool = False) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Read record by record; with `lines`, every line of the file is a record of its own."""
+def _text_lines(path: Path) -> list[str]:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-        text = stream.read()
-    physical = text.splitlines(keepends=True)
+        return list(stream)
+
+
+def _by_record(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Read record by record, or line by line where quotes seem to have swallowed lines."""
+    lines = _text_lines(path)
     try:
-        records = list(csv.reader(physical, strict=True)) if not lines else None
+        records = list(csv.reader(lines, strict=True))
     except csv.Error:  # quotes that do not pair up inside records
-        records = None
-    if records is None:
-        records = [_line_fields(line) for line in physical]
+        records = _lines(lines)
+    if _swallowed(records):
+        records = _lines(lines)
+    return _table(records, path.name)
+
+
+def _swallowed(records: list[list[str]]) -> bool:
+    """Whether a value with line breaks looks like lines between two stray quotes.
+
+    It then has the commas of a record in it, or leaves a record with too many fields.
+    """
+    width = len(records[0]) if records else 0
+    return any(
+        len(record) > width or field.count(",") >= width - 1
+        for record in records
+        for field in record
+        if "\n" in field or "\r" in field
+    )
+
+
+def _lines(lines: list[str]) -> list[list[str]]:
+    """Every line as a record of its own."""
+    return [_line_fields(line) for line in lines]
+
+
+def _table(records: list[list[str]], source: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Records, the header first, as columns of text."""
     while records and not any(field.strip() for field in records[0]):
         records.pop(0)
     if not records:
-        return pl.DataFrame(), failure_table([Failure("empty file: no header", path.name)])
-    names, places = _header(records.pop(0))
-    failures = failure_table(_malformed(records, len(names), path.name))
+        return pl.DataFrame(), failure_table([Failure("empty file: no header", source)])
+    names = [name.strip() for name in records.pop(0)]
+    repeated = [name for place, name in enumerate(names) if name and name in names[:place]]
+    if repeated:
+        return pl.DataFrame(), _column_twice(repeated, source)
+    failures = failure_table(_malformed(records, len(names), source))
     columns = {
-        name: [row[place] if place < len(row) else "" for row in records]
-        for name, place in zip(names, range(len(names)), strict=True)
-        if place in places
+        name or f"column {place}": [row[place] if place < len(row) else "" for row in records]
+        for place, name in enumerate(names)
     }
     frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
     return frame.with_columns(pl.all().replace("", None)), failures
+
+
+def _column_twice(names: list[str], source: str) -> pl.DataFrame:
+    reason = "column twice: it is not clear which counts, remove one"
+    return failure_table(Failure(reason, source, field=name) for name in names)
 
 
 def _line_fields(line: str) -> list[str]:
@@ -76,13 +114,6 @@ def _line_fields(line: str) -> list[str]:
 
 
 _UNCLOSED = "\0unclosed"
-
-
-def _header(record: list[str]) -> tuple[list[str], set[int]]:
-    """Names of all columns, and the places of those that have a name of their own."""
-    names = [name.strip() for name in record]
-    places = {place for place, name in enumerate(names) if name and name not in names[:place]}
-    return names, places
 
 
 def _malformed(records: list[list[str]], width: int, source: str) -> Iterator[Failure]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +59,8 @@ def read_table(
         frame, failures = _from_frame(source, name, [*required, *optional])
     else:
         path = Path(source)
-        if not path.exists():
-            raise ConfigError(f"inputs.{name}: no such file: {path}")
-        label = path.name
+        label, sha256 = path.name, _hash_or_none(path, name)
         frame, failures = _from_file(path, [*required, *optional])
-        sha256 = None if len(frame.columns) == 0 else file_hash(path)
     fault = _table_fault(frame, failures, label, required)
     if fault is not None:
         return Table(label, _empty(required), fault, sha256)
@@ -79,6 +77,16 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _hash_or_none(path: Path, name: str) -> str | None:
+    """None where the bytes cannot be read; `ConfigError` where there is no such file."""
+    try:
+        return file_hash(path)
+    except OSError as error:
+        if path.is_dir() or (len(path.name) < 256 and path.exists()):
+            return None
+        raise ConfigError(f"inputs.{name}: no such file: {path} ({error.strerror})") from error
 
 
 def _empty(columns: Sequence[str]) -> pl.DataFrame:
@@ -106,9 +114,7 @@ def _table_fault(
 def _from_frame(
     source: Source, name: str, columns: Sequence[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    if isinstance(source, pl.LazyFrame):
-        source = source.collect()
-    if not hasattr(source, "__arrow_c_stream__"):
+    if not isinstance(source, pl.LazyFrame) and not hasattr(source, "__arrow_c_stream__"):
         raise ConfigError(
             f"{name}: {type(source).__name__} is neither a path nor a table with "
             "__arrow_c_stream__ (polars, pandas, pyarrow, ...)"
@@ -117,8 +123,8 @@ def _from_frame(
         if type(source).__module__.partition(".")[0] == "pandas":
             frame = _from_pandas(source, columns)
         else:
-            frame = pl.DataFrame(source)
-    except (PolarsError, PanicException, ValueError, TypeError) as error:
+            frame = source.collect() if isinstance(source, pl.LazyFrame) else pl.DataFrame(source)
+    except (PolarsError, PanicException, OSError, ValueError, TypeError) as error:
         return pl.DataFrame(), _unreadable(error, name)
     return _numbered(frame, columns), failure_table()
 
@@ -126,6 +132,8 @@ def _from_frame(
 def _from_pandas(source: Any, columns: Sequence[str]) -> pl.DataFrame:
     """The wanted columns; those of Python objects as text, for Arrow refuses mixed ones."""
     wanted = source[[column for column in source.columns if column in columns]]
+    if not wanted.columns.is_unique:
+        raise ValueError("a column stands in it twice")
     mixed = [column for column in wanted.columns if wanted[column].dtype == object]
     return pl.DataFrame(wanted.drop(columns=mixed)).with_columns(
         pl.Series(column, [_object_text(value) for value in wanted[column]], dtype=pl.String)
@@ -134,22 +142,28 @@ def _from_pandas(source: Any, columns: Sequence[str]) -> pl.DataFrame:
 
 
 def _object_text(value: Any) -> str | None:
-    """None and NaN, which pandas writes for what is missing, are no text."""
-    return None if value is None or value != value else str(value)
+    """What pandas writes for what is missing (None, NaN, NA, NaT) is no text."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    missing = isinstance(value, float) and math.isnan(value)
+    missing = missing or value is None or type(value).__name__ in ("NAType", "NaTType")
+    return None if missing else str(value)
 
 
 def _from_file(path: Path, columns: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
     try:
-        if path.suffix.lower() in (".parquet", ".pq"):
+        if path.suffix.lower() in (".parquet", ".pq") and not path.is_dir():
             return _numbered(_read_parquet(path, columns), columns), failure_table()
+        if path.is_dir():
+            raise OSError("it is a folder")
         frame, failures = read_csv(path)
     except (PolarsError, PanicException, OSError, csv.Error, UnicodeError) as error:
         return pl.DataFrame(), _unreadable(error, path.name)
     if not frame.columns:
         return frame, failures
+    blank = frame.select(pl.all_horizontal((pl.all() == "").fill_null(True))).to_series()
     numbered = _numbered(frame, columns)
-    blank = pl.all_horizontal((pl.exclude(ROW) == "").fill_null(True))
-    return numbered.filter(~blank | pl.col(ROW).is_in(failures[ROW].implode())), failures
+    return numbered.filter(~blank | numbered[ROW].is_in(failures[ROW].implode())), failures
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> pl.DataFrame:
