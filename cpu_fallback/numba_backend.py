@@ -99,18 +99,22 @@ def _accumulate(
 ) -> None:
     """profit[scenario] = sum of value x matrix[column, scenario], entry after entry.
 
-    Four entries go through together, still added one after another: the running sums are then
-    read and written once for four.
+    Eight entries go through together, still added one after another: the running sums are then
+    read and written once for eight.
     """
     profit[:] = 0.0
     entry = first
-    while entry + 4 <= last:
-        a, b, c, d = value[entry], value[entry + 1], value[entry + 2], value[entry + 3]
-        row_a, row_b = matrix[column[entry]], matrix[column[entry + 1]]
-        row_c, row_d = matrix[column[entry + 2]], matrix[column[entry + 3]]
+    while entry + 8 <= last:
+        v0, v1, v2, v3 = value[entry], value[entry + 1], value[entry + 2], value[entry + 3]
+        v4, v5, v6, v7 = value[entry + 4], value[entry + 5], value[entry + 6], value[entry + 7]
+        m0, m1 = matrix[column[entry]], matrix[column[entry + 1]]
+        m2, m3 = matrix[column[entry + 2]], matrix[column[entry + 3]]
+        m4, m5 = matrix[column[entry + 4]], matrix[column[entry + 5]]
+        m6, m7 = matrix[column[entry + 6]], matrix[column[entry + 7]]
         for s in range(len(profit)):
-            profit[s] = (((profit[s] + a * row_a[s]) + b * row_b[s]) + c * row_c[s]) + d * row_d[s]
-        entry += 4
+            x = (((profit[s] + v0 * m0[s]) + v1 * m1[s]) + v2 * m2[s]) + v3 * m3[s]
+            profit[s] = (((x + v4 * m4[s]) + v5 * m5[s]) + v6 * m6[s]) + v7 * m7[s]
+        entry += 8
     while entry < last:
         a, row_a = value[entry], matrix[column[entry]]
         for s in range(len(profit)):
