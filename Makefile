@@ -39,7 +39,7 @@ wheel: $(INSTALLED) ## Build the wheel
 	$(BIN)/python -m build --quiet --wheel --no-isolation
 
 bench: $(INSTALLED) ## Run the benchmarks
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,rounds -W ignore
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,rounds --benchmark-group-by=group
 
 check: lint types contracts test wheel ## All of CI but the fresh clone
 

@@ -113,7 +113,7 @@ def run_bench(
         backends={**{device.name: device.describe() for device in devices}, **missing},
         machine=machine.describe(),
         versions=machine.versions(),
-        command=shlex.join(sys.argv),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         dtype=dtype,
         rounds=rounds,
