@@ -18,8 +18,9 @@ from gpu_margin.market import Instruments
 
 Floats = NDArray[np.float64]
 
-# Instruments repriced at a time: the grid of a block stays in the processor's cache.
-_BLOCK = 64
+# Options repriced at a time: bounds the memory of their shocked forwards. What stays in the
+# processor's cache is for the backend to say.
+_BLOCK = 1024
 
 
 def black76(forward: Any, strike: Any, volatility: Any, time: Any, rate: Any, call: Any) -> Floats:
