@@ -9,12 +9,21 @@ of the NumPy reference. Rows are shared out among threads; no sum is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_margin.backend import BackendUnavailable, Rows, TailMeasure, TailResult, load
+from gpu_margin.backend import (
+    Backend,
+    BackendUnavailable,
+    Rows,
+    TailMeasure,
+    TailResult,
+    load,
+    sum_dtype,
+)
 
 try:
     import numba
@@ -24,7 +33,7 @@ except ImportError as error:
         f'numba: not installed ({error}); pip install "gpu-margin[fast]"'
     ) from error
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
 # Rows that a thread takes at a time, and the deepest tail that is kept by insertion.
@@ -36,8 +45,10 @@ class NumbaBackend:
     """See `gpu_margin.backend.Backend`."""
 
     name = "numba"
-    xp = np
+    xp: Any = np
     exact = True
+    lanes = 1
+    dtypes: tuple[str, ...] = ("float64", "float32")
 
     def describe(self) -> str:
         """Threads and library version."""
@@ -46,6 +57,14 @@ class NumbaBackend:
     def free_bytes(self) -> int:
         """Memory of the host that is available now."""
         return load("numpy").free_bytes()
+
+    def shards(self) -> Sequence[Backend]:
+        """The host alone."""
+        return [self]
+
+    def lane(self) -> AbstractContextManager[None]:
+        """Nothing to enter: the operations have threads of their own."""
+        return nullcontext()
 
     def to_device(self, array: NDArray[Any]) -> NDArray[Any]:
         """The array itself."""
@@ -57,12 +76,15 @@ class NumbaBackend:
 
     def weighted_sum(self, rows: Rows, matrix: Floats) -> Floats:
         """[row, scenario] sum of value x matrix[column, scenario]."""
-        result = np.empty((len(rows), matrix.shape[1]))
+        result = np.empty((len(rows), matrix.shape[1]), dtype=sum_dtype(np, rows, matrix))
         _weighted_sum(rows.offsets, rows.column, rows.value, np.ascontiguousarray(matrix), result)
         return result
 
-    def tail(self, rows: Rows, matrix: Floats, measures: Sequence[TailMeasure]) -> TailResult:
-        """[row, measure] and the first scenario of the largest loss."""
+    def tail(
+        self, rows: Rows, matrix: Floats, measures: Sequence[TailMeasure], scenarios: bool = False
+    ) -> TailResult:
+        """[row, measure], the first scenario of the largest loss, those of the tail."""
+        sum_dtype(np, rows, matrix)
         value = np.empty((len(rows), len(measures)))
         worst = np.empty(len(rows), dtype=np.int64)
         sizes = np.array([len(measure.weights) for measure in measures], dtype=np.int64)
@@ -70,14 +92,16 @@ class NumbaBackend:
         for number, measure in enumerate(measures):
             weights[number, : sizes[number]] = measure.weights
         divisors = np.array([measure.divisor for measure in measures])
+        order = np.empty((len(rows) if scenarios else 0, weights.shape[1]), dtype=np.int64)
         arrays = (rows.offsets, rows.column, rows.value, np.ascontiguousarray(matrix))
-        _tail(*arrays, weights, sizes, divisors, value, worst)
-        return TailResult(value, worst)
+        _tail(*arrays, weights, sizes, divisors, value, worst, order)
+        return TailResult(value, worst, order if scenarios else None)
 
     def quadratic_form(self, rows: Rows, matrix: Floats) -> Floats:
         """[row] x' matrix x."""
         result = np.empty(len(rows))
-        _quadratic_form(rows.offsets, rows.column, rows.value, np.ascontiguousarray(matrix), result)
+        value = rows.value.astype(np.float64, copy=False)
+        _quadratic_form(rows.offsets, rows.column, value, np.ascontiguousarray(matrix), result)
         return result
 
     def segment_sum(self, values: Floats, offsets: Ints) -> Floats:
@@ -151,6 +175,23 @@ def _smallest(profit: Floats, kept: Floats) -> int:
 
 
 @njit(cache=True)
+def _scenarios(profit: Floats, kept: Floats, taken: Ints, order: Ints) -> None:
+    """Fill `order` with the scenarios of the kept profits, the earlier of equal ones first.
+
+    `taken` [depth] is a workspace: how many scenarios the profit that is first kept there has.
+    """
+    taken[:] = 0
+    order[:] = 0  # where sums are not finite some are never found
+    for s in range(len(profit)):
+        if profit[s] <= kept[-1]:
+            first = np.searchsorted(kept, profit[s])
+            place = first + taken[first]
+            if place < len(kept):
+                order[place] = s
+                taken[first] += 1
+
+
+@njit(cache=True)
 def _measured(kept: Floats, weights: Floats, divisor: float) -> float:
     """The measure of the smallest profits (ascending): from the k-th worst loss to the worst."""
     total = 0.0
@@ -170,14 +211,22 @@ def _tail(
     divisors: Floats,
     result: Floats,
     worst: Ints,
+    order: Ints,
 ) -> None:
+    """Measures and worst scenario of all rows, and their tail's where `order` has a row for each.
+
+    Profits have the dtype of the values; weights are float64, and so is what they are added up to.
+    """
     rows = len(offsets) - 1
     for chunk in prange((rows + _CHUNK - 1) // _CHUNK):
-        profit = np.empty(matrix.shape[1])
-        kept = np.empty(weights.shape[1])
+        profit = np.empty(matrix.shape[1], dtype=value.dtype)
+        kept = np.empty(weights.shape[1], dtype=value.dtype)
+        taken = np.empty(weights.shape[1], dtype=np.int64)
         for row in range(chunk * _CHUNK, min(rows, (chunk + 1) * _CHUNK)):
             _accumulate(offsets[row], offsets[row + 1], column, value, matrix, profit)
             worst[row] = _smallest(profit, kept)
+            if len(order):
+                _scenarios(profit, kept, taken, order[row])
             for m in range(len(sizes)):
                 result[row, m] = _measured(kept, weights[m, : sizes[m]], divisors[m])
 

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from typing import Any
 
@@ -19,9 +20,9 @@ from scipy.sparse import csr_array
 from scipy.special import ndtr
 
 from gpu_margin import array_ops
-from gpu_margin.backend import Rows, TailMeasure, TailResult
+from gpu_margin.backend import Backend, Rows, TailMeasure, TailResult, sum_dtype
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
 # Rows whose losses are held at a time; entries of rows in a quadratic form; options.
@@ -34,8 +35,10 @@ class NumpyBackend:
     """See `gpu_margin.backend.Backend`."""
 
     name = "numpy"
-    xp = np
+    xp: Any = np
     exact = True
+    lanes = 1
+    dtypes: tuple[str, ...] = ("float64", "float32")
 
     def describe(self) -> str:
         """The library's version."""
@@ -48,6 +51,14 @@ class NumpyBackend:
         except (ValueError, OSError, AttributeError):  # not told on this system
             return 4 << 30
 
+    def shards(self) -> Sequence[Backend]:
+        """The host alone."""
+        return [self]
+
+    def lane(self) -> AbstractContextManager[None]:
+        """Nothing to enter: the operations have threads of their own."""
+        return nullcontext()
+
     def to_device(self, array: NDArray[Any]) -> NDArray[Any]:
         """The array itself."""
         return array
@@ -58,35 +69,45 @@ class NumpyBackend:
 
     def weighted_sum(self, rows: Rows, matrix: Floats) -> Floats:
         """[row, scenario] sum of value x matrix[column, scenario]."""
-        result = np.empty((len(rows), matrix.shape[1]))
+        wide = _widened(matrix, sum_dtype(np, rows, matrix))
+        result = np.empty((len(rows), matrix.shape[1]), dtype=wide.dtype)
 
         def block(place: slice, chosen: Rows) -> None:
-            result[place] = _product(chosen, matrix)
+            result[place] = _product(chosen, wide)
 
         _each_block(rows, block)
         return result
 
-    def tail(self, rows: Rows, matrix: Floats, measures: Sequence[TailMeasure]) -> TailResult:
-        """[row, measure] and the first scenario of the largest loss."""
+    def tail(
+        self, rows: Rows, matrix: Floats, measures: Sequence[TailMeasure], scenarios: bool = False
+    ) -> TailResult:
+        """[row, measure], the first scenario of the largest loss, those of the tail."""
+        wide = _widened(matrix, sum_dtype(np, rows, matrix))
         value = np.empty((len(rows), len(measures)))
         worst = np.empty(len(rows), dtype=np.int64)
         depth = max(len(measure.weights) for measure in measures)
+        order = np.empty((len(rows), depth), dtype=np.int64) if scenarios else None
 
         def block(place: slice, chosen: Rows) -> None:
-            profits = _product(chosen, matrix)
+            profits = _product(chosen, wide)
             worst[place] = profits.argmin(axis=1)
-            losses = -_smallest(profits, depth)
+            if order is None:
+                losses = -_widened(_smallest(profits, depth))
+            else:
+                order[place] = _least(profits, depth)
+                found = np.take_along_axis(profits, order[place], axis=1)
+                losses = -_widened(np.ascontiguousarray(found.T))
             for column, measure in enumerate(measures):
                 value[place, column] = _weighted_tail(losses, measure)
 
         _each_block(rows, block)
-        return TailResult(value, worst)
+        return TailResult(value, worst, order)
 
     def quadratic_form(self, rows: Rows, matrix: Floats) -> Floats:
         """[row] sum over i of x_i times (sum over j of matrix[i, j] x_j)."""
         result = np.empty(len(rows))
         sizes = np.diff(rows.offsets)
-        flat = matrix.ravel()
+        flat, values = matrix.ravel(), _widened(rows.value)
         for size in np.unique(sizes).tolist():
             members = np.flatnonzero(sizes == size)
             step = max(1, _BLOCK_ENTRIES // max(1, size))
@@ -96,7 +117,7 @@ class NumpyBackend:
             ) -> None:
                 chosen = members[start : start + step]
                 entry = rows.offsets[chosen][:, None] + np.arange(size)
-                column, value = rows.column[entry], rows.value[entry]
+                column, value = rows.column[entry], values[entry]
                 result[chosen] = _form(flat, column * matrix.shape[1], column, value)
 
             _in_threads(block, range(0, len(members), step))
@@ -137,6 +158,8 @@ def _black76(
 ) -> NDArray[Any]:
     """Values of a block: `array_ops.black76`, and where no option is at a limit the same formula
     without what handles the limits, which costs as much as the rest."""
+    numbers = (forward, strike, volatility, time, rate)
+    forward, strike, volatility, time, rate = (np.asarray(n, dtype=np.float64) for n in numbers)
     deviation = volatility * np.sqrt(time)
     if np.min(deviation) <= array_ops.NO_DEVIATION or np.min(forward) <= 0.0:
         terms = (forward, strike, volatility, time, rate, call)
@@ -170,8 +193,16 @@ def _block(rows: Rows, start: int) -> tuple[slice, Rows]:
     return place, Rows(offsets - offsets[0], rows.column[entries], rows.value[entries])
 
 
+def _widened(array: Floats, dtype: Any = np.float64) -> Floats:
+    """The array in a dtype that holds its numbers exactly; itself where that is its own."""
+    return array.astype(dtype, copy=False)
+
+
 def _product(rows: Rows, matrix: Floats) -> Floats:
-    """[row, scenario] by scipy, which adds value x matrix row after row into zeros."""
+    """[row, scenario] by scipy, which adds value x matrix row after row into zeros.
+
+    In the dtype that both have: another is what scipy would convert at every call.
+    """
     sparse = csr_array((rows.value, rows.column, rows.offsets), shape=(len(rows), len(matrix)))
     return np.asarray(sparse @ matrix)
 
@@ -181,6 +212,27 @@ def _smallest(profits: Floats, count: int) -> Floats:
     if count < profits.shape[1]:
         profits.partition(count - 1, axis=1)
     return np.ascontiguousarray(np.sort(profits[:, :count], axis=1).T)
+
+
+def _least(profits: Floats, count: int) -> Ints:
+    """[row, count] scenarios of the smallest profits of each row, of equal ones the earlier first.
+
+    Only those that are no larger than the last of them are sorted. Where more are, for several are
+    as large as it, or where sums are not finite, the row is sorted as a whole.
+    """
+    if count < profits.shape[1]:
+        last = np.partition(profits, count - 1, axis=1)[:, count - 1, None]
+        inside = profits <= last
+        clear = np.count_nonzero(inside, axis=1) == count
+    else:
+        clear = np.zeros(len(profits), dtype=np.bool_)
+    least = np.empty((len(profits), count), dtype=np.int64)
+    least[~clear] = profits[~clear].argsort(axis=1, kind="stable")[:, :count]
+    if clear.any():
+        code = np.nonzero(inside[clear])[1].reshape(-1, count)
+        order = np.take_along_axis(profits[clear], code, axis=1).argsort(axis=1, kind="stable")
+        least[clear] = np.take_along_axis(code, order, axis=1)
+    return least
 
 
 def _weighted_tail(losses: Floats, measure: TailMeasure) -> Floats:

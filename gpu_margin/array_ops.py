@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_margin.backend import Rows, TailMeasure, TailResult
+from gpu_margin.backend import Rows, TailMeasure, TailResult, sum_dtype
 
 Array = Any
 
@@ -37,7 +37,9 @@ class Tile:
 
 def weighted_sum(xp: Any, rows: Rows, matrix: Array, offsets: np.ndarray[Any, Any]) -> Array:
     """[row, scenario] sum of value x matrix[column, scenario]; `offsets` on the host."""
-    return map_rows(xp, rows, offsets, matrix.shape[1], lambda tile: tile_sum(xp, tile, matrix))
+    summed = sum_dtype(xp, rows, matrix)
+    sums = map_rows(xp, rows, offsets, matrix.shape[1], lambda tile: tile_sum(xp, tile, matrix))
+    return xp.astype(sums, summed)
 
 
 def tail(
@@ -46,19 +48,25 @@ def tail(
     matrix: Array,
     measures: Sequence[TailMeasure],
     offsets: np.ndarray[Any, Any],
+    scenarios: bool = False,
 ) -> TailResult:
     """Tail measures and worst scenario of each row, as `Backend.tail`."""
+    sum_dtype(xp, rows, matrix)
+    count = len(measures)
+    depth = max(len(measure.weights) for measure in measures) if scenarios else 0
 
     def packed(tile: Tile) -> Array:
-        value, worst = tile_tail(xp, tile, matrix, measures)
-        return xp.concat([value, xp.astype(worst, xp.float64)[:, None]], axis=1)
+        value, codes = tile_tail(xp, tile, matrix, measures, depth)
+        return xp.concat([value, xp.astype(codes, xp.float64)], axis=1)
 
-    both = map_rows(xp, rows, offsets, matrix.shape[1], packed, len(measures) + 1)
-    return TailResult(both[:, :-1], xp.astype(both[:, -1], xp.int64))
+    both = map_rows(xp, rows, offsets, matrix.shape[1], packed, count + 1 + depth)
+    codes = xp.astype(both[:, count:], xp.int64)
+    return TailResult(both[:, :count], codes[:, 0], codes[:, 1:] if scenarios else None)
 
 
 def quadratic_form(xp: Any, rows: Rows, matrix: Array, offsets: np.ndarray[Any, Any]) -> Array:
     """[row] x' matrix x, as `Backend.quadratic_form`."""
+    rows = Rows(rows.offsets, rows.column, xp.astype(rows.value, xp.float64))
 
     def form(tile: Tile) -> Array:
         return tile_quadratic(xp, tile, matrix)[:, None]
@@ -69,14 +77,14 @@ def quadratic_form(xp: Any, rows: Rows, matrix: Array, offsets: np.ndarray[Any, 
 
 def segment_sum(xp: Any, values: Array, offsets: np.ndarray[Any, Any]) -> Array:
     """[segment] sums of `values`, in stored order."""
-    ones = xp.ones((1, 1), dtype=xp.float64)
+    ones, values = xp.ones((1, 1), dtype=xp.float64), xp.astype(values, xp.float64)
     rows = Rows(offsets, xp.zeros(values.shape[0], dtype=xp.int64), values)
     return weighted_sum(xp, rows, ones, offsets)[:, 0]
 
 
 def tile_sum(xp: Any, tile: Tile, matrix: Array) -> Array:
     """[row, scenario] of a tile, entry after entry."""
-    total = xp.zeros((tile.value.shape[0], matrix.shape[1]), dtype=matrix.dtype)
+    total = xp.zeros((tile.value.shape[0], matrix.shape[1]), dtype=tile.value.dtype)
     for place in range(tile.value.shape[1]):
         terms = tile.value[:, place][:, None] * xp.take(matrix, tile.column[:, place], axis=0)
         total = total + terms
@@ -84,13 +92,17 @@ def tile_sum(xp: Any, tile: Tile, matrix: Array) -> Array:
 
 
 def tile_tail(
-    xp: Any, tile: Tile, matrix: Array, measures: Sequence[TailMeasure]
+    xp: Any, tile: Tile, matrix: Array, measures: Sequence[TailMeasure], depth: int
 ) -> tuple[Array, Array]:
-    """[row, measure] and [row] worst scenario of a tile."""
-    losses = -tile_sum(xp, tile, matrix)
-    ascending = xp.sort(losses, axis=1)
+    """[row, measure] of a tile, and [row, 1 + depth] the worst scenario and those of the tail."""
+    profits = tile_sum(xp, tile, matrix)
+    # Widened before they are measured: a weight alone would be made float32.
+    ascending = xp.astype(xp.sort(-profits, axis=1), xp.float64)
     values = [_weighted_tail(xp, ascending, measure) for measure in measures]
-    return xp.stack(values, axis=1), xp.argmax(losses, axis=1)
+    codes = [xp.argmin(profits, axis=1)[:, None]]
+    if depth:
+        codes.append(xp.argsort(profits, axis=1, stable=True)[:, :depth])
+    return xp.stack(values, axis=1), xp.concat(codes, axis=1)
 
 
 def tile_quadratic(xp: Any, tile: Tile, matrix: Array) -> Array:
@@ -138,7 +150,7 @@ def tiles(
     that a compiling library compiles few programs.
     """
     if rows.column.shape[0] == 0:
-        rows = Rows(offsets, xp.zeros(1, dtype=xp.int64), xp.zeros(1, dtype=xp.float64))
+        rows = Rows(offsets, xp.zeros(1, dtype=xp.int64), xp.zeros(1, dtype=rows.value.dtype))
     sizes = np.diff(offsets)
     padded = 1 << np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64)
     for length in np.unique(padded).tolist():
@@ -198,8 +210,11 @@ def black76(
     All arguments broadcast: `forward` >= 0, `strike` > 0, `volatility` >= 0 per year as a
     decimal, `time` >= 0 in years, `rate` per year, `call` True for calls. Where volatility,
     time or forward is 0 the value is the discounted intrinsic value. `ndtr` is the library's
-    normal distribution function. Source: F. Black, J. Financial Economics 3 (1976) 167.
+    normal distribution function. Computes in float64, to which float32 is widened. Source: F.
+    Black, J. Financial Economics 3 (1976) 167.
     """
+    numbers = (forward, strike, volatility, time, rate)
+    forward, strike, volatility, time, rate = (xp.asarray(n, dtype=xp.float64) for n in numbers)
     sign = xp.where(call, xp.asarray(1.0), xp.asarray(-1.0))
     d1, d2, live = _d1_d2(xp, forward, strike, volatility, time)
     value = sign * (forward * ndtr(sign * d1) - strike * ndtr(sign * d2))

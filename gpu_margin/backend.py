@@ -3,7 +3,7 @@
 A backend is a module `<name>_backend.py` in `gpu_margin.kernels` or `gpu_margin.cpu_fallback`
 with an object `BACKEND`; its file name is its registration. Everything a rulebook does on a
 device is one of the operations below, or elementwise array code on `xp` (+ - x / sqrt minimum
-maximum compare take). Nothing here imports a backend before it is asked for by name.
+maximum compare take convert). Nothing here imports a backend before it is asked for by name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ __all__ = [
     "TailResult",
     "backend_names",
     "load",
+    "sum_dtype",
 ]
 
 Array = Any
@@ -52,10 +54,32 @@ class TailMeasure:
 
 @dataclass(frozen=True)
 class TailResult:
-    """`value` [row, measure] of the tail; `worst` [row] first scenario of the largest loss."""
+    """`value` [row, measure] float64; `worst` [row] int64, first scenario of the largest loss.
+
+    `scenarios` [row, depth] int64 codes of the scenarios of the largest losses, worst first, where
+    they were asked for: depth is the longest measure's number of weights. Of equal losses the
+    earlier scenario counts as the worse, so that the first column is `worst`.
+    """
 
     value: Array
     worst: Array
+    scenarios: Array | None = None
+
+
+def sum_dtype(xp: Any, rows: Rows, matrix: Array) -> Any:
+    """The dtype in which value x matrix is summed: that of the values (arrays of `xp`).
+
+    float64 values may meet a matrix of float64 or of float32, which is widened exactly on the way;
+    float32 values one of float32. Raises `ValueError` for anything else.
+    """
+    stored, summed = matrix.dtype, rows.value.dtype
+    known = ((xp.float64, xp.float64), (xp.float32, xp.float64), (xp.float32, xp.float32))
+    if (stored, summed) not in known:
+        raise ValueError(
+            f"values of {summed} with a matrix of {stored}: sums run in the dtype of the values, "
+            "which is float64 with a matrix of float64 or float32, or float32 with one of float32"
+        )
+    return summed
 
 
 class Backend(Protocol):
@@ -64,11 +88,19 @@ class Backend(Protocol):
     The operations give the same bits on every backend that says `exact`, for any number of
     rows in a call. Inputs are never written to, and matrices must be finite: implementations
     may multiply unused entries by zero.
+
+    Values and matrices may be stored in any of `dtypes`. `weighted_sum` and `tail` sum in that of
+    the values (`sum_dtype`); the other operations widen what they are given and compute in float64.
+
+    `lanes` is how many threads may work on the device at once, each inside `lane()`: where copies
+    and kernels can overlap there are several.
     """
 
     name: str
     xp: Any
     exact: bool
+    lanes: int
+    dtypes: tuple[str, ...]
 
     def describe(self) -> str:
         """The device in words, for `gpu-margin devices`."""
@@ -76,6 +108,14 @@ class Backend(Protocol):
 
     def free_bytes(self) -> int:
         """Memory that a run may plan with."""
+        ...
+
+    def shards(self) -> Sequence[Backend]:
+        """The devices that it has, each as a backend of its own: accounts are dealt out to them."""
+        ...
+
+    def lane(self) -> AbstractContextManager[None]:
+        """Where a thread works on the device; on leaving, all that it began there is done."""
         ...
 
     def to_device(self, array: np.ndarray[Any, Any]) -> Array:
@@ -87,13 +127,20 @@ class Backend(Protocol):
         ...
 
     def weighted_sum(self, rows: Rows, matrix: Array) -> Array:
-        """[row, scenario] sum of value x matrix[column, scenario] over the row's entries."""
+        """[row, scenario] sum of value x matrix[column, scenario] over the row's entries.
+
+        In the dtype of the values. Raises `ValueError` where `sum_dtype` does.
+        """
         ...
 
-    def tail(self, rows: Rows, matrix: Array, measures: Sequence[TailMeasure]) -> TailResult:
+    def tail(
+        self, rows: Rows, matrix: Array, measures: Sequence[TailMeasure], scenarios: bool = False
+    ) -> TailResult:
         """Measures of the losses -weighted_sum(rows, matrix), rows x scenarios never held.
 
-        `measures` have at most as many weights as there are scenarios.
+        `measures` have at most as many weights as there are scenarios; they are float64, measured
+        in float64 of the exactly widened losses. `scenarios` asks for the tail's own. Raises
+        `ValueError` where `sum_dtype` does.
         """
         ...
 

@@ -1,13 +1,14 @@
 """Any accelerator that JAX knows, and the host: compiled per shape class, 64 bit.
 
 Its compiler may fuse multiplication and addition, so it is held to 1e-12 of a row's gross loss
-and not to the reference's bits.
+and not to the reference's bits; sums in float32 to 2^-23 of it per entry of the row.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,14 @@ import numpy as np
 
 from gpu_margin import array_ops
 from gpu_margin.array_ops import Tile
-from gpu_margin.backend import BackendUnavailable, Rows, TailMeasure, TailResult
+from gpu_margin.backend import (
+    Backend,
+    BackendUnavailable,
+    Rows,
+    TailMeasure,
+    TailResult,
+    sum_dtype,
+)
 
 # JAX otherwise takes three quarters of a GPU's memory at once; it must be told before import.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -36,8 +44,10 @@ class JaxBackend:
     """See `gpu_margin.backend.Backend`."""
 
     name = "jax"
-    xp = jnp
+    xp: Any = jnp
     exact = False
+    lanes = 1
+    dtypes: tuple[str, ...] = ("float64", "float32")
 
     def describe(self) -> str:
         """Devices and library version."""
@@ -49,6 +59,14 @@ class JaxBackend:
         stats = jax.devices()[0].memory_stats() or {}
         limit = stats.get("bytes_limit", 4 << 30)
         return int(limit) - int(stats.get("bytes_in_use", 0))
+
+    def shards(self) -> Sequence[Backend]:
+        """The default device: JAX has ways of its own to use several."""
+        return [self]
+
+    def lane(self) -> AbstractContextManager[None]:
+        """Nothing to enter: JAX queues what it is asked for."""
+        return nullcontext()
 
     def to_device(self, array: Any) -> Array:
         """A copy on the default device; what another library holds on a device stays there."""
@@ -62,21 +80,29 @@ class JaxBackend:
 
     def weighted_sum(self, rows: Rows, matrix: Array) -> Array:
         """[row, scenario] sum of value x matrix[column, scenario]."""
-        return _map(rows, matrix.shape[1], lambda tile: _sum(tile.column, tile.value, matrix))
+        summed = sum_dtype(jnp, rows, matrix)
+        sums = _map(rows, matrix.shape[1], lambda tile: _sum(tile.column, tile.value, matrix))
+        return sums.astype(summed)
 
-    def tail(self, rows: Rows, matrix: Array, measures: Sequence[TailMeasure]) -> TailResult:
-        """[row, measure] and the first scenario of the largest loss."""
-        chosen = tuple(measures)
+    def tail(
+        self, rows: Rows, matrix: Array, measures: Sequence[TailMeasure], scenarios: bool = False
+    ) -> TailResult:
+        """[row, measure], the first scenario of the largest loss, those of the tail."""
+        sum_dtype(jnp, rows, matrix)
+        chosen, count = tuple(measures), len(measures)
+        depth = max(len(measure.weights) for measure in measures) if scenarios else 0
 
         def packed(tile: Tile) -> Array:
-            return _tail(tile.column, tile.value, matrix, chosen)
+            return _tail(tile.column, tile.value, matrix, chosen, depth)
 
-        both = _map(rows, matrix.shape[1], packed, len(chosen) + 1)
-        return TailResult(both[:, :-1], both[:, -1].astype(jnp.int64))
+        both = _map(rows, matrix.shape[1], packed, count + 1 + depth)
+        codes = both[:, count:].astype(jnp.int64)
+        return TailResult(both[:, :count], codes[:, 0], codes[:, 1:] if scenarios else None)
 
     def quadratic_form(self, rows: Rows, matrix: Array) -> Array:
         """[row] x' matrix x."""
         longest = int(np.diff(np.asarray(rows.offsets)).max(initial=1))
+        rows = Rows(rows.offsets, rows.column, jnp.asarray(rows.value, dtype=jnp.float64))
         return _map(
             rows, longest, lambda tile: _quadratic(tile.column, tile.value, matrix)[:, None], 1
         )[:, 0]
@@ -84,6 +110,7 @@ class JaxBackend:
     def segment_sum(self, values: Array, offsets: Array) -> Array:
         """[segment] sums."""
         zeros = jnp.zeros(values.shape[0], dtype=jnp.int64)
+        values = jnp.asarray(values, dtype=jnp.float64)
         return self.weighted_sum(Rows(offsets, zeros, values), jnp.ones((1, 1)))[:, 0]
 
     def black76(
@@ -144,22 +171,28 @@ def _sum(column: Array, value: Array, matrix: Array) -> Array:
     def add(place: int, total: Array) -> Array:
         return total + value[:, place][:, None] * jnp.take(matrix, column[:, place], axis=0)
 
-    start = jnp.zeros((value.shape[0], matrix.shape[1]), dtype=matrix.dtype)
+    start = jnp.zeros((value.shape[0], matrix.shape[1]), dtype=value.dtype)
     return jax.lax.fori_loop(0, value.shape[1], add, start)
 
 
-@partial(jax.jit, static_argnums=3)
-def _tail(column: Array, value: Array, matrix: Array, measures: tuple[TailMeasure, ...]) -> Array:
-    """[row, measure + 1]: the measures, and the worst scenario's code as a number."""
-    losses = -_sum(column, value, matrix)
-    ascending = jnp.sort(losses, axis=1)
+@partial(jax.jit, static_argnums=(3, 4))
+def _tail(
+    column: Array, value: Array, matrix: Array, measures: tuple[TailMeasure, ...], depth: int
+) -> Array:
+    """[row, measure + 1 + depth]: measures, worst scenario and the tail's; codes as numbers."""
+    profits = _sum(column, value, matrix)
+    ascending = jnp.sort(-profits, axis=1).astype(jnp.float64)
     columns = [
         ascending[:, ascending.shape[1] - len(measure.weights) :]
         @ jnp.asarray(measure.weights[::-1])
         / measure.divisor
         for measure in measures
     ]
-    return jnp.stack([*columns, jnp.argmax(losses, axis=1).astype(jnp.float64)], axis=1)
+    value = jnp.stack([*columns, jnp.argmin(profits, axis=1).astype(jnp.float64)], axis=1)
+    if not depth:
+        return value
+    order = jnp.argsort(profits, axis=1, stable=True)[:, :depth]
+    return jnp.concat([value, order.astype(jnp.float64)], axis=1)
 
 
 @jax.jit

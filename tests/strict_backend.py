@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import array_api_strict as strict
@@ -10,7 +11,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from gpu_margin import array_ops
-from gpu_margin.backend import Rows, TailMeasure, TailResult
+from gpu_margin.backend import Backend, Rows, TailMeasure, TailResult
 
 Array = Any
 
@@ -21,12 +22,20 @@ class StrictBackend:
     name = "strict"
     xp = strict
     exact = True
+    lanes = 1
+    dtypes = ("float64", "float32")
 
     def describe(self) -> str:
         return "array-api-strict"
 
     def free_bytes(self) -> int:
         return 1 << 30
+
+    def shards(self) -> Sequence[Backend]:
+        return [self]
+
+    def lane(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def to_device(self, array: np.ndarray[Any, Any]) -> Array:
         return strict.asarray(array)
@@ -37,8 +46,10 @@ class StrictBackend:
     def weighted_sum(self, rows: Rows, matrix: Array) -> Array:
         return array_ops.weighted_sum(strict, rows, matrix, np.asarray(rows.offsets))
 
-    def tail(self, rows: Rows, matrix: Array, measures: Sequence[TailMeasure]) -> TailResult:
-        return array_ops.tail(strict, rows, matrix, measures, np.asarray(rows.offsets))
+    def tail(
+        self, rows: Rows, matrix: Array, measures: Sequence[TailMeasure], scenarios: bool = False
+    ) -> TailResult:
+        return array_ops.tail(strict, rows, matrix, measures, np.asarray(rows.offsets), scenarios)
 
     def quadratic_form(self, rows: Rows, matrix: Array) -> Array:
         return array_ops.quadratic_form(strict, rows, matrix, np.asarray(rows.offsets))

@@ -162,11 +162,33 @@ def test_tail(device: Backend, case: tuple[Rows, Floats]) -> None:
         assert np.all(losses.max(axis=1) - chosen <= 1e-12 * bound)
 
 
+def test_scenarios_of_the_tail(device: Backend, case: tuple[Rows, Floats]) -> None:
+    rows, matrix = case
+    resident, unit = put(device, rows), device.to_device(matrix)
+    assert device.tail(resident, unit, MEASURES).scenarios is None
+    for measures in (MEASURES, MEASURES[:1]):
+        result = device.tail(resident, unit, measures, True)
+        depth = max(len(measure.weights) for measure in measures)
+        scenarios, losses = device.to_host(result.scenarios), -loop_sum(rows, matrix)
+        assert scenarios.dtype == np.int64 and scenarios.shape == (len(rows), depth)
+        assert np.array_equal(scenarios[:, 0], device.to_host(result.worst))
+        assert all(len(set(row)) == depth for row in scenarios.tolist())
+        worst_first = np.argsort(-losses, axis=1, kind="stable")[:, :depth]
+        if device.exact:
+            assert np.array_equal(scenarios, worst_first)
+        bound = gross(rows, matrix).max(axis=1, keepdims=True, initial=0.0)
+        largest = np.take_along_axis(losses, worst_first, axis=1)
+        chosen = np.take_along_axis(losses, scenarios, axis=1)
+        assert np.all(np.abs(chosen - largest) <= 1e-12 * bound)
+
+
 def test_of_equal_losses_the_first_scenario_is_the_worst(device: Backend) -> None:
     rows = Rows(np.array([0, 1, 2]), np.array([0, 1]), np.array([1.0, -1.0]))
-    matrix = np.array([[1.0, -2.0, 0.0, -2.0], [0.0, 0.0, 0.0, 0.0]])
-    result = device.tail(put(device, rows), device.to_device(matrix), [TailMeasure((1.0,))])
+    matrix = np.array([[1.0, -2.0, 0.0, -2.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    measure = TailMeasure((1.0,) * 4)
+    result = device.tail(put(device, rows), device.to_device(matrix), [measure], scenarios=True)
     assert device.to_host(result.worst).tolist() == [1, 0]
+    assert device.to_host(result.scenarios).tolist() == [[1, 3, 2, 0], [0, 1, 2, 3]]
 
 
 def test_quadratic_form(device: Backend, case: tuple[Rows, Floats]) -> None:

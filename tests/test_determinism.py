@@ -20,34 +20,53 @@ from gpu_margin.cpu_fallback import numba_backend, numpy_backend
 Answers = dict[str, np.ndarray[Any, Any]]
 
 
-def book(ties: bool) -> tuple[Rows, np.ndarray[Any, Any]]:
+# Dtypes of the values, and of the matrix.
+PRECISIONS = (("float64", "float64"), ("float64", "float32"), ("float32", "float32"))
+
+
+def book(
+    ties: bool, accounts: int = 300, scenarios: int = 130
+) -> tuple[Rows, np.ndarray[Any, Any]]:
     """Rows of 0 to 90 entries; with `ties`, many equal losses and columns that do not move."""
     rng = np.random.default_rng(77)
-    rows = random_rows(rng, rng.integers(0, 90, 300).tolist(), 50)
-    matrix = rng.normal(size=(50, 130))
+    rows = random_rows(rng, rng.integers(0, 90, accounts).tolist(), 50)
+    matrix = rng.normal(size=(50, scenarios))
     if ties:
         matrix = np.round(matrix)
         matrix[::7] = 0.0
-        matrix[:, 40:80] = matrix[:, :40]
+        some = scenarios // 3
+        matrix[:, some : 2 * some] = matrix[:, :some]
     return rows, matrix
 
 
 def answers(device: Backend, rows: Rows, matrix: np.ndarray[Any, Any]) -> Answers:
+    """What the device gives of all operations, in every precision."""
+    found: Answers = {}
+    for value, stored in PRECISIONS:
+        held = Rows(rows.offsets, rows.column, rows.value.astype(value))
+        for name, array in _answers(device, held, matrix.astype(stored)).items():
+            found[f"{name}, {value} x {stored}"] = device.to_host(array)
+    return found
+
+
+def _answers(device: Backend, rows: Rows, matrix: np.ndarray[Any, Any]) -> dict[str, Any]:
     resident, unit = put(device, rows), device.to_device(matrix)
-    square = device.to_device(np.ascontiguousarray(matrix[:, :50]))
-    tail = device.tail(resident, unit, MEASURES)
-    found = {
+    square = device.to_device(np.resize(matrix, (50, 50)))
+    tail = device.tail(resident, unit, MEASURES, True)
+    return {
         "weighted_sum": device.weighted_sum(resident, unit),
         "tail": tail.value,
         "worst": tail.worst,
+        "scenarios": tail.scenarios,
+        "tail alone": device.tail(resident, unit, MEASURES).value,
         "quadratic_form": device.quadratic_form(resident, square),
         "segment_sum": device.segment_sum(resident.value, resident.offsets),
     }
-    return {name: device.to_host(array) for name, array in found.items()}
 
 
 def same(ours: Answers, theirs: Answers) -> None:
     for name, array in ours.items():
+        assert array.dtype == theirs[name].dtype, name
         assert np.array_equal(array, theirs[name]), name
         # Equal is not enough: 0.0 == -0.0.
         assert np.array_equal(np.signbit(array), np.signbit(theirs[name])), name
@@ -110,6 +129,17 @@ def test_array_ops_that_cupy_runs(
     same(ours, {name: array[: len(rows)] for name, array in reference.items()})
 
 
+# Rows of which four or two share a warp of the CUDA kernels, in a warp's registers, by tiles.
+@pytest.mark.parametrize("scenarios", [7, 16, 33, 1030])
+@pytest.mark.parametrize("ties", [False, True], ids=["plain", "ties"])
+@pytest.mark.parametrize("name", ["numba", "cupy on the CPU", "strict"])
+def test_any_number_of_scenarios(name: str, ties: bool, scenarios: int) -> None:
+    case = book(ties, accounts=12, scenarios=scenarios)
+    others = {"cupy on the CPU": cupy_on_cpu.load, "strict": lambda: STRICT}
+    device = others[name]() if name in others else backends.load(name)
+    same(answers(device, *case), answers(backends.load("numpy"), *case))
+
+
 @pytest.mark.parametrize("name", ["numpy", "numba"])
 def test_a_deep_tail_is_sorted_and_not_inserted(
     name: str, case: tuple[Rows, np.ndarray[Any, Any]]
@@ -117,9 +147,10 @@ def test_a_deep_tail_is_sorted_and_not_inserted(
     rows, matrix = case
     for depth in (64, 65, 129, 130):
         deep = [backends.TailMeasure((1.0,) * depth, float(depth))]
-        ours = backends.load(name).tail(rows, matrix, deep).value
-        theirs = STRICT.tail(put(STRICT, rows), STRICT.to_device(matrix), deep).value
-        assert np.array_equal(ours, np.asarray(theirs))
+        ours = backends.load(name).tail(rows, matrix, deep, True)
+        theirs = STRICT.tail(put(STRICT, rows), STRICT.to_device(matrix), deep, True)
+        assert np.array_equal(ours.value, np.asarray(theirs.value))
+        assert np.array_equal(ours.scenarios, np.asarray(theirs.scenarios))
 
 
 def test_shards_of_rows_give_the_whole(

@@ -83,19 +83,23 @@ def _shape(*sizes: int, kind: Any = float) -> Any:
     return jax.ShapeDtypeStruct(sizes, jnp.dtype(kind))
 
 
-@pytest.mark.parametrize("name", ["_sum", "_tail", "_quadratic", "_black76", "_tail_slope"])
+@pytest.mark.parametrize(
+    "name", ["_sum", "_tail", "_tail with scenarios", "_quadratic", "_black76", "_tail_slope"]
+)
 def test_every_program_can_be_lowered_for_cuda(name: str) -> None:
     from gpu_margin.kernels import jax_backend
 
     tile = (_shape(64, 8, kind=int), _shape(64, 8))
     arguments: dict[str, tuple[Any, ...]] = {
         "_sum": (*tile, _shape(30, 250)),
-        "_tail": (*tile, _shape(30, 250), tuple(MEASURES)),
+        "_tail": (*tile, _shape(30, 250), tuple(MEASURES), 0),
+        "_tail with scenarios": (*tile, _shape(30, 250, kind="float32"), tuple(MEASURES), 5),
         "_tail_slope": (*tile, _shape(30, 250), MEASURES[2]),
         "_quadratic": (*tile, _shape(30, 30)),
         "_black76": (*(_shape(30, 250),) * 5, _shape(30, 250, kind=bool)),
     }
-    exported = jax.export.export(getattr(jax_backend, name), platforms=["cuda"])(*arguments[name])
+    program = getattr(jax_backend, name.split()[0])
+    exported = jax.export.export(program, platforms=["cuda"])(*arguments[name])
     assert exported.platforms == ("cuda",)
 
 
