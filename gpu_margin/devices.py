@@ -1,4 +1,4 @@
-"""The device that a run works on, and what becomes of the run when it fails."""
+"""The devices that a run works on, and what becomes of the run when one fails."""
 
 from __future__ import annotations
 
@@ -8,26 +8,36 @@ from gpu_margin import backend as backends
 from gpu_margin.backend import Backend
 from gpu_margin.failures import BackendUnavailable
 
-# Where a run goes on when its device fails, in this order.
+# Where a run goes on when its last device fails, in this order.
 _REFUGES = ("numba", "numpy")
 
 
 @dataclass
 class Device:
-    """The backend in use and those that were given up, each with the stage and the error."""
+    """The backend in use, its devices, and what was given up, each with the stage and the error."""
 
     backend: Backend
+    shards: list[Backend] = field(init=False)
     lost: list[dict[str, str]] = field(default_factory=list)
 
-    def give_up(self, stage: str, error: Exception) -> None:
-        """Go on with the next backend; raises `error` itself where there is none left."""
-        failed = self.backend.name
-        found = _next_refuge(failed)
-        if found is None:
-            raise error
+    def __post_init__(self) -> None:
+        self.shards = list(self.backend.shards())
+
+    def give_up(self, shard: Backend, stage: str, error: Exception) -> None:
+        """Go on without a device: on the others, or where it was the last on the next backend.
+
+        Raises `error` itself where there is none left.
+        """
+        left = [one for one in self.shards if one is not shard]
+        if not left:
+            found = _next_refuge(self.backend.name)
+            if found is None:
+                raise error
+            self.backend, left = found, list(found.shards())
         what = f"{type(error).__name__}: {error}"
-        self.lost.append({"name": failed, "stage": stage, "error": what, "next": found.name})
-        self.backend = found
+        place = {"name": shard.name, "device": shard.describe()}
+        self.lost.append({**place, "stage": stage, "error": what, "next": self.backend.name})
+        self.shards = left
 
 
 def _next_refuge(failed: str) -> Backend | None:

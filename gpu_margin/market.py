@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date
 
 import numpy as np
@@ -54,10 +55,14 @@ class History:
 
 @dataclass(frozen=True)
 class Market:
-    """Instruments and factor history as of `valuation_date`, in margin `currency`."""
+    """Instruments and factor history as of `valuation_date`, in margin `currency`.
+
+    `labels` [instrument] are further text columns of the instruments table that a model names.
+    """
 
     valuation_date: date
     currency: str
     instruments: Instruments
     groups: pl.Series
     history: History
+    labels: Mapping[str, pl.Series] = field(default_factory=dict)

@@ -49,7 +49,8 @@ class Regrouped:
     part: Ints
 
 
-@dataclass(frozen=True)
+# Compared by identity: what is computed of a portfolio, or lies on a device for it, is found again.
+@dataclass(frozen=True, eq=False)
 class Portfolio:
     """Positions of all accounts, encoded.
 

@@ -61,13 +61,12 @@ class Margin:
 class PositionFigures:
     """Figures of net positions, all [position] and in margin currency.
 
-    `contribution` are Euler contributions to the requirement of the position's netting set, which
-    they add up to; `worst_pnl` the profit in the account's worst scenario, None without one.
+    `standalone` is what a position would require alone; `worst_pnl` the profit in the account's
+    worst scenario, None without one.
     """
 
     exposure: Floats
     standalone: Floats
-    contribution: Floats
     worst_pnl: Floats | None
 
 
@@ -89,6 +88,14 @@ class Run:
     netting_set after account_id; `groups` (account_id, model, product_group, requirement,
     positions); `failures` (reason, source, row, field, value); `group_totals` (model,
     product_group, standalone, requirement, offset, accounts), of complete accounts only.
+
+    With collateral, `accounts` (account_id, netting_set, model, currency, collateral_value,
+    initial, maintenance, excess, utilisation, status, call, complete): a row per account, its
+    netting_set null, and one per set of those that have isolated sets. Where a model asks for it,
+    `contributions` (account_id, model, level, method, instrument_id, amount). With agreements,
+    `owners` (owner, model, level, venue_sum, joint, capped, saving, venues). None elsewhere.
+    `group_pairs` (model, first, second, separate, together, offset, accounts) is for the report
+    only and not written.
     """
 
     margins: pl.DataFrame
@@ -99,6 +106,10 @@ class Run:
     group_totals: pl.DataFrame
     correlation: Correlation
     manifest: dict[str, Any]
+    accounts: pl.DataFrame | None = None
+    contributions: pl.DataFrame | None = None
+    owners: pl.DataFrame | None = None
+    group_pairs: pl.DataFrame | None = None
 
 
 def join_figures(parts: list[Figures]) -> Figures:

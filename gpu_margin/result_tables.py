@@ -91,7 +91,7 @@ def run_tables(
     there is a failure more.
     """
     levels = [
-        _Level(portfolio, market, model, margin, _usable(portfolio, margin))
+        _Level(portfolio, market, model, margin, usable_sets(portfolio, margin))
         for model, parts in margins.items()
         for margin in parts
     ]
@@ -119,7 +119,8 @@ def totals(margins: pl.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _usable(portfolio: Portfolio, margin: Margin) -> Bools:
+def usable_sets(portfolio: Portfolio, margin: Margin) -> Bools:
+    """[set] whether it has a good row and figures that are finite."""
     usable: Bools = (portfolio.good > 0) & _finite(margin.sets)
     return usable
 

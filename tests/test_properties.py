@@ -15,7 +15,7 @@ from polars.testing import assert_frame_equal
 from random_tables import Case, random_case
 
 import gpu_margin
-from gpu_margin import engine
+from gpu_margin import tiling
 
 SEEDS = st.integers(0, 10**6)
 FEW = settings(max_examples=8, deadline=None)
@@ -56,7 +56,7 @@ def test_the_size_of_tiles_changes_no_bit(seed: int) -> None:
     case = case_of(seed)
     whole = tables(run(case))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_TILE_ACCOUNTS", 2)
+        patch.setattr(tiling, "_TILE_SIZE", 5)
         tiled = tables(run(case))
     for ours, theirs in zip(whole, tiled, strict=True):
         assert_frame_equal(ours, theirs, check_exact=True)

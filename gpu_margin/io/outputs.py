@@ -14,6 +14,8 @@ from gpu_margin.failures import ConfigError, InputError
 from gpu_margin.result import Run
 
 TABLES = ("margins", "components", "sets", "groups", "failures")
+# Written where the run has them.
+MORE_TABLES = ("accounts", "contributions", "owners")
 MANIFEST = "manifest.json"
 REPORT = "report.html"
 
@@ -30,9 +32,13 @@ def write_tables(run: Run, folder: Path) -> None:
     """Write the run's tables; an old manifest goes first, for it does not describe them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
-    for name in TABLES:
-        table: pl.DataFrame = getattr(run, name)
-        write_atomically(folder / f"{name}.parquet", table.write_parquet)
+    for name in (*TABLES, *MORE_TABLES):
+        table: pl.DataFrame | None = getattr(run, name)
+        path = folder / f"{name}.parquet"
+        if table is None:
+            path.unlink(missing_ok=True)  # an earlier run's, which had it
+        else:
+            write_atomically(path, table.write_parquet)
 
 
 def write_report(page: str, folder: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Annotated, Any, Literal
 
@@ -13,13 +11,19 @@ from pydantic import Field
 
 from gpu_margin import covariance, pricing, scenarios
 from gpu_margin.backend import Backend
+from gpu_margin.books import Placed
 from gpu_margin.market import Market
-from gpu_margin.portfolio import Portfolio, Rows, regroup, row_offsets
-from gpu_margin.result import Margin, PositionFigures
+from gpu_margin.offsets import OffsetParameters, check_offsets, offsets_of
+from gpu_margin.portfolio import Rows, entry_rows, regroup, row_offsets
 from gpu_margin.settings import Settings
-from gpu_margin.unit_risk import Requirement, UnitRisk, margin_of, position_figures
+from gpu_margin.unit_risk import Amount, Of, Prepared, UnitRisk
 
 Inputs = Market
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Slopes [row, factor] that are held at a time.
+_SLOPES = 1 << 22
 
 
 class Sample(Settings):
@@ -41,7 +45,7 @@ class LedoitWolf(Settings):
     kind: Literal["ledoit_wolf"]
 
 
-class Parameters(Settings):
+class Parameters(OffsetParameters):
     """Settings of a covariance model."""
 
     confidence: float = Field(gt=0.5, lt=1, strict=True, description="of the normal quantile")
@@ -50,64 +54,84 @@ class Parameters(Settings):
     horizon_days: int = Field(default=1, ge=1, strict=True, description="margin period of risk")
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """The model in one market: `matrix` [factor, factor] is the covariance over the horizon."""
-
-    z: float
-    market: Market
-    matrix: NDArray[np.float64]
-    unit: UnitRisk
-
-    def margin(self, portfolio: Portfolio) -> list[Margin]:
-        """Initial margin of every netting set."""
-        group = self.market.instruments.group
-        return [margin_of(portfolio, group, self.unit, "value_at_risk")]
-
-    def positions(self, portfolio: Portfolio) -> PositionFigures:
-        """Contributions z e_i (Cx)_f / sqrt(x'Cx), e_i the position's exposure to factor f."""
-        rows = portfolio.netted
-        exposure = rows.value * pricing.unit_exposure(self.market.instruments)[rows.column]
-        factor = self.market.instruments.factor[rows.column]
-        contribution = np.zeros(len(exposure))
-        for row in range(len(rows)):
-            own = slice(rows.offsets[row], rows.offsets[row + 1])
-            x = np.bincount(factor[own], exposure[own], minlength=len(self.matrix))
-            slope = self.matrix @ x
-            variance = float(x @ slope)
-            if variance > 0:
-                share = exposure[own] * slope[factor[own]] / math.sqrt(variance)
-                contribution[own] = self.z * share
-        return position_figures(portfolio, self.unit, contribution)
-
-
 def check(parameters: Parameters, market: Market) -> None:
     """The history must have `lookback` daily returns."""
     scenarios.require_history(market.history, parameters.lookback)
+    check_offsets(parameters, market)
 
 
 def prepare(parameters: Parameters, market: Market, backend: Backend) -> Prepared:
     """Estimate the covariance and price the instruments' exposures."""
     returns = scenarios.simple_returns(market.history, parameters.lookback)
     matrix = parameters.horizon_days * _estimate(parameters.estimator, returns)
-    z = NormalDist().inv_cdf(parameters.confidence)
     exposure = pricing.unit_exposure(market.instruments)
     factor = market.instruments.factor
-    own = z * np.abs(exposure) * np.sqrt(np.diag(matrix)[factor])
-    resident = backend.to_device(matrix)
-    unit_exposure = backend.to_device(exposure)
+    z = NormalDist().inv_cdf(parameters.confidence)
+    risk = _Covariance(z, factor, exposure, matrix, backend)
+    own = backend.to_device(z * np.abs(exposure) * np.sqrt(np.diag(matrix)[factor]))
+    unit = UnitRisk(
+        market=market,
+        backend=backend,
+        component="value_at_risk",
+        exposure=risk.exposure,
+        long=own,
+        short=own,
+        measure=risk.measure,
+        rates=risk.rates,
+        offsets=offsets_of(parameters, market),
+    )
+    return Prepared(unit)
 
-    def require(rows: Rows, on_device: Rows) -> Requirement:
-        xp = backend.xp
-        position_exposure = on_device.value * xp.take(unit_exposure, on_device.column, axis=0)
-        by_factor = _by_factor(rows, factor[rows.column], position_exposure, backend)
-        variance = backend.quadratic_form(by_factor, resident)
-        amount = z * xp.sqrt(xp.maximum(variance, xp.zeros_like(variance)))
-        return Requirement(amount, np.full(len(rows), -1, dtype=np.int64))
 
-    device_own = backend.to_device(own)
-    unit = UnitRisk(unit_exposure, device_own, device_own, require, backend)
-    return Prepared(z, market, matrix, unit)
+class _Covariance:
+    """z sqrt(x'Cx) of rows, and its slopes; `matrix` [factor, factor] is over the horizon."""
+
+    def __init__(
+        self, z: float, factor: Ints, exposure: Floats, matrix: Floats, backend: Backend
+    ) -> None:
+        self._z, self._factor, self._unit, self._backend = z, factor, exposure, backend
+        self.exposure, self._matrix = backend.to_device(exposure), backend.to_device(matrix)
+
+    def measure(self, rows: Placed) -> Amount:
+        """[row] z sqrt(x'Cx)."""
+        xp = self._backend.xp
+        variance = self._backend.quadratic_form(self._by_factor(rows), self._matrix)
+        value = self._z * xp.sqrt(xp.maximum(variance, xp.zeros_like(variance)))
+        return Amount(value, np.full(len(rows.host), -1, dtype=np.int64))
+
+    def rates(self, rows: Placed, probes: Rows, of: Of, smooth: bool) -> Floats:
+        """[probe entry] z (Cx)_f / sqrt(x'Cx) per unit of exposure; 0 where there is no risk."""
+        backend, count = self._backend, len(rows.host)
+        by_factor, width = self._by_factor(rows), int(self._matrix.shape[0])
+        variance = backend.to_host(backend.quadratic_form(by_factor, self._matrix))
+        deviation = np.sqrt(np.maximum(variance, 0.0))
+        factor = self._factor[probes.column] if of == "instrument" else probes.column
+        owner, slope = entry_rows(probes), np.zeros(len(probes.column))
+        offsets = backend.to_host(by_factor.offsets)
+        step = max(1, _SLOPES // max(width, 1))
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            own = slice(*np.searchsorted(owner, (start, stop)))
+            part = _rows_between(by_factor, offsets, start, stop, backend)
+            block = backend.to_host(backend.weighted_sum(part, self._matrix))
+            slope[own] = block[owner[own] - start, factor[own]]
+        risky = deviation[owner] > 0.0
+        rate = self._z * slope / np.where(risky, deviation[owner], 1.0)
+        unit = self._unit[probes.column] if of == "instrument" else 1.0
+        return np.where(risky, rate, 0.0) * unit
+
+    def _by_factor(self, rows: Placed) -> Rows:
+        """Rows of factors on the device: the positions' exposures summed by factor."""
+        backend, xp = self._backend, self._backend.xp
+        exposure = rows.device.value * xp.take(self.exposure, rows.device.column, axis=0)
+        return _by_factor(rows.host, self._factor[rows.host.column], exposure, backend)
+
+
+def _rows_between(rows: Rows, offsets: Ints, start: int, stop: int, backend: Backend) -> Rows:
+    """Rows start to stop of rows on the device, `offsets` being theirs on the host."""
+    first, last = int(offsets[start]), int(offsets[stop])
+    own = backend.to_device(offsets[start : stop + 1] - first)
+    return Rows(own, rows.column[first:last], rows.value[first:last])
 
 
 def _by_factor(rows: Rows, factor: NDArray[np.int64], exposure: Any, backend: Backend) -> Rows:

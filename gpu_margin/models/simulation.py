@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,21 +11,24 @@ from pydantic import Field
 
 from gpu_margin import pricing
 from gpu_margin.backend import Backend, TailMeasure
+from gpu_margin.books import Placed
 from gpu_margin.market import Market
-from gpu_margin.portfolio import Portfolio, Rows, entry_rows
-from gpu_margin.result import Margin, PositionFigures
-from gpu_margin.scenarios import Horizon, ScenarioSet, historical, require_history
+from gpu_margin.offsets import OffsetParameters, check_offsets, offsets_of
+from gpu_margin.portfolio import Rows, entry_rows
+from gpu_margin.precision import Precision, StoredPnl, store
+from gpu_margin.scenarios import Horizon, historical, require_history
 from gpu_margin.settings import Settings
+from gpu_margin.tails import euler_measure
 from gpu_margin.unit_risk import (
-    Array,
-    Require,
-    Requirement,
+    Amount,
+    Of,
+    Prepared,
+    ScenarioVectors,
     UnitRisk,
-    margin_of,
-    position_figures,
-    upload,
+    own_requirement,
 )
 
+Array = Any
 Inputs = Market
 Floats = NDArray[np.float64]
 
@@ -65,7 +67,7 @@ class WorstLoss(Settings):
 Measure = ValueAtRisk | ExpectedShortfall | WorstLoss
 
 
-class Parameters(Settings):
+class Parameters(OffsetParameters):
     """Settings of a simulation model."""
 
     scenarios: HistoricalScenarios
@@ -74,57 +76,27 @@ class Parameters(Settings):
     horizon: Horizon = Field(
         default="overlapping", description="h-day returns, or 1-day returns times sqrt(h)"
     )
+    precision: Precision = Field(
+        default="float64",
+        description="unit P&L stored and summed in float64; mixed: stored in float32, half the "
+        "memory traffic, at most 6e-8 of gross P&L off; float32: summed in it too, at most 6e-8 "
+        "of it per position and two more",
+    )
+    repricing: Literal["host", "device"] = Field(
+        default="host",
+        description="options by scipy on the host, the same bits everywhere; or by the device, "
+        "within 1e-13 max(forward, strike) of it",
+    )
 
 
 _COMPONENT = {"var": "value_at_risk", "es": "expected_shortfall", "worst": "worst_loss"}
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The model in one market: `unit_pnl` [instrument, scenario] of one long contract."""
-
-    market: Market
-    scenarios: ScenarioSet
-    measure: TailMeasure
-    component: str
-    unit_pnl: Floats
-    unit: UnitRisk
-
-    def margin(self, portfolio: Portfolio) -> list[Margin]:
-        """Initial margin of every netting set."""
-        group, names = self.market.instruments.group, self.scenarios.names
-        return [margin_of(portfolio, group, self.unit, self.component, names)]
-
-    def positions(self, portfolio: Portfolio) -> PositionFigures:
-        """Contributions: a position's losses in the scenarios of its set's tail, weighted alike.
-
-        Of equal losses the earliest scenario counts as the worse. A requirement that is floored
-        at 0 does not depend on its positions: their contributions are 0.
-        """
-        rows = portfolio.netted
-        losses = -rows.value[:, None] * self.unit_pnl[rows.column]
-        owner = portfolio.set_account[entry_rows(rows)]
-        worst_pnl = np.zeros(len(losses))
-        for account in range(len(portfolio.accounts)):
-            own = owner == account
-            worst_pnl[own] = -losses[own][:, losses[own].sum(axis=0).argmax()]
-        return position_figures(portfolio, self.unit, self._contribution(rows, losses), worst_pnl)
-
-    def _contribution(self, rows: Rows, losses: Floats) -> Floats:
-        weights = np.array(self.measure.weights) / self.measure.divisor
-        contribution = np.zeros(len(losses))
-        for row in range(len(rows)):
-            own = slice(rows.offsets[row], rows.offsets[row + 1])
-            worst_first = np.argsort(-losses[own].sum(axis=0), kind="stable")
-            shares = losses[own][:, worst_first[: len(weights)]] @ weights
-            contribution[own] = shares if shares.sum() > 0 else 0.0
-        return contribution
 
 
 def check(parameters: Parameters, market: Market) -> None:
     """The history must have `lookback` returns over the horizon."""
     step = parameters.horizon_days if parameters.horizon == "overlapping" else 1
     require_history(market.history, parameters.scenarios.lookback, step)
+    check_offsets(parameters, market)
 
 
 def prepare(parameters: Parameters, market: Market, backend: Backend) -> Prepared:
@@ -136,25 +108,63 @@ def prepare(parameters: Parameters, market: Market, backend: Backend) -> Prepare
         parameters.horizon,
     )
     measure = tail_measure(parameters.measure, len(scenarios.names))
-    unit_pnl = pricing.unit_pnl(market.instruments, scenarios.returns)
-    resident = backend.to_device(unit_pnl)
-    xp = backend.xp
-
-    def require(rows: Rows, on_device: Rows) -> Requirement:
-        tail = backend.tail(on_device, resident, [measure])
-        amount = tail.value[:, 0]
-        worst = backend.to_host(tail.worst)
-        return Requirement(xp.maximum(amount, xp.zeros_like(amount)), worst)
-
+    black76 = pricing.black76_on(backend) if parameters.repricing == "device" else pricing.black76
+    unit_pnl = pricing.unit_pnl(market.instruments, scenarios.returns, black76)
+    stored = store(unit_pnl, parameters.precision, backend)
+    risk = _Simulation(stored, measure, backend.to_device(scenarios.returns.T.copy()), backend)
+    # What is added to a book's own scenarios must be as exact as they are.
+    exact = parameters.precision == "float64"
     unit = UnitRisk(
-        exposure=backend.to_device(pricing.unit_exposure(market.instruments)),
-        long=_own(1.0, len(unit_pnl), require, backend),
-        short=_own(-1.0, len(unit_pnl), require, backend),
-        require=require,
+        market=market,
         backend=backend,
+        component=_COMPONENT[parameters.measure.kind],
+        exposure=backend.to_device(pricing.unit_exposure(market.instruments)),
+        long=own_requirement(1.0, len(unit_pnl), risk.measure, backend),
+        short=own_requirement(-1.0, len(unit_pnl), risk.measure, backend),
+        measure=risk.measure,
+        rates=risk.rates,
+        offsets=offsets_of(parameters, market),
+        scenarios=scenarios.names,
+        unit_pnl=stored.pnl,
+        vectors=ScenarioVectors(stored.resident, measure) if exact else None,
     )
-    component = _COMPONENT[parameters.measure.kind]
-    return Prepared(market, scenarios, measure, component, unit_pnl, unit)
+    return Prepared(unit)
+
+
+class _Simulation:
+    """A measure of the tail of rows, and its slopes; `returns` [factor, scenario] on the device."""
+
+    def __init__(
+        self, stored: StoredPnl, measure: TailMeasure, returns: Array, backend: Backend
+    ) -> None:
+        self._stored, self._measure, self._backend = stored, measure, backend
+        self._returns = returns
+
+    def measure(self, rows: Placed) -> Amount:
+        """[row] the measure, at least 0, and the worst scenario."""
+        xp = self._backend.xp
+        tail = self._stored.tail(rows.device, [self._measure])
+        value = tail.value[:, 0]
+        return Amount(xp.maximum(value, xp.zeros_like(value)), self._backend.to_host(tail.worst))
+
+    def rates(self, rows: Placed, probes: Rows, of: Of, smooth: bool) -> Floats:
+        """[probe entry] mean loss of one unit in the scenarios of its row's tail."""
+        backend, xp = self._backend, self._backend.xp
+        matrix = self._stored.resident if of == "instrument" else self._returns
+        count = int(matrix.shape[1])
+        measure = euler_measure(self._measure, count) if smooth else self._measure
+        scenarios: Array = self._stored.tail(rows.device, [measure], True).scenarios
+        flat = xp.reshape(matrix, (-1,))
+        owner = backend.to_device(entry_rows(probes))
+        line = backend.to_device(probes.column * count)
+        total = backend.to_device(np.zeros(len(probes.column)))
+        # From the least loss to the worst, as the measure itself adds up.
+        for place in reversed(range(len(measure.weights))):
+            if measure.weights[place] != 0.0:
+                chosen = line + xp.take(scenarios[:, place], owner, axis=0)
+                profit = xp.asarray(xp.take(flat, chosen, axis=0), dtype=xp.float64)
+                total = total - measure.weights[place] * profit
+        return backend.to_host(total / measure.divisor)
 
 
 def tail_measure(measure: Measure, scenarios: int) -> TailMeasure:
@@ -181,10 +191,3 @@ def _hazen(confidence: float, scenarios: int) -> TailMeasure:
     if weight == 0.0:
         return TailMeasure((0.0,) * (scenarios - 1 - below) + (1.0,))
     return TailMeasure((0.0,) * (scenarios - 2 - below) + (weight, 1.0 - weight))
-
-
-def _own(side: float, instruments: int, require: Require, backend: Backend) -> Array:
-    """[instrument] requirement of one contract alone, long (1) or short (-1)."""
-    count = np.arange(instruments + 1, dtype=np.int64)
-    rows = Rows(count, count[:-1], np.full(instruments, side))
-    return require(rows, upload(rows, backend)).amount
