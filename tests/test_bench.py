@@ -3,83 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bench_contenders import (
+    CEILINGS,
+    KINDS,
+    LARGER,
+    LIBRARIES,
+    TINY,
+    Changed,
+    available,
+    bench_a,
+    broken,
+    coarse,
+    elsewhere,
+    measure_nothing,
+    off,
+)
 
 from gpu_margin import backend as backends
 from gpu_margin import bench
-from gpu_margin.backend import Rows, TailMeasure, TailResult
+from gpu_margin.backend import TailResult
 from gpu_margin.bench import cases, machine
 from gpu_margin.bench.cases import Answer, Reference, Size
 from gpu_margin.bench.margins import SimulationMargin
 from gpu_margin.bench.result import BenchResult, Row
 from gpu_margin.failures import BackendUnavailable, ConfigError
 
-TINY = Size(100, 10, 20)
-KINDS = bench.WORKLOADS.values()
-LIBRARIES = ("duckdb", "QuantLib")  # may be missing
-CEILINGS = {"copy_gb_s": 10.0, "copy_one_core_gb_s": 10.0, "gemm_gflop_s": 100.0}
-
-
-def available(*names: str) -> list[str]:
-    found = []
-    for name in names:
-        if name in backends.backend_names():
-            try:
-                found.append(backends.load(name).name)
-            except BackendUnavailable:
-                continue
-    return found
-
-
-class Changed:
-    """The NumPy backend, some of its operations replaced."""
-
-    def __init__(self, name: str, **changes: Any) -> None:
-        self.name = name
-        self._changes = changes
-        self._true = backends.load("numpy")
-
-    def __getattr__(self, name: str) -> Any:
-        return self._changes.get(name) or getattr(self._true, name)
-
-
-def off(rows: Rows, matrix: Any, measures: Sequence[TailMeasure]) -> TailResult:
-    """One value of one account a little too large."""
-    right = backends.load("numpy").tail(rows, matrix, measures)
-    value = right.value.copy()
-    value[-1, -1] *= 1.0 + 1e-9
-    return TailResult(value, right.worst)
-
-
-def elsewhere(rows: Rows, matrix: Any, measures: Sequence[TailMeasure]) -> TailResult:
-    """One account's worst scenario wrong."""
-    right = backends.load("numpy").tail(rows, matrix, measures)
-    worst = right.worst.copy()
-    worst[0] = (worst[0] + 1) % matrix.shape[1]
-    return TailResult(right.value, worst)
-
-
-def broken(*_: Any) -> TailResult:
-    raise MemoryError("no more of it")
-
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ceilings and memory not measured: they take seconds at any size."""
-    monkeypatch.setattr(machine, "host_ceilings", lambda rounds: CEILINGS)
-    monkeypatch.setattr(machine, "memory", lambda sizes, devices: [])
-
-
-def bench_a(*chosen: Any, size: Size = TINY, **more: Any) -> dict[str, Row]:
-    """Rows of the simulation margin by contender."""
-    rows = bench.run_bench(["a"], [size], chosen, 1, **more).rows
-    return {row.contender: row for row in rows}
+    measure_nothing(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +72,7 @@ def test_the_baseline_is_the_unit_of_ratios(whole: BenchResult) -> None:
 
 
 def test_ceilings_and_memory_are_measured(whole: BenchResult) -> None:
-    assert set(whole.ceilings["host"]) == {"copy_gb_s", "copy_one_core_gb_s", "gemm_gflop_s"}
+    assert set(whole.ceilings["host"]) == set(CEILINGS)
     assert all(0.1 < figure < 1e6 for figure in whole.ceilings["host"].values())
     assert [row["contender"] for row in whole.memory][:2] == ["scipy one-shot", "numpy"]
     for row in whole.memory:
@@ -137,7 +95,7 @@ def test_results_are_written_whole(whole: BenchResult, tmp_path: Path) -> None:
     assert read["command"] and read["created"] and read["backends"]["numpy"]
     text = picture.read_text()
     assert "https://cdn" not in text.split("</script></head>")[1]
-    assert text.count('class="chart"') == 5 and text.count("ceiling, host") == 5
+    assert text.count('class="chart"') == 5 and text.count('"name":"ceiling, host"') == 5
 
 
 def test_the_terminal_shows_every_row(whole: BenchResult, capsys: Any) -> None:
@@ -183,37 +141,6 @@ def test_a_failing_backend_stops_nobody() -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_what_does_not_fit_is_skipped_with_the_reason() -> None:
-    rows = bench_a("numpy", size=Size(10**9, 50, 10_000))
-    assert {row.status for row in rows.values()} == {"skipped"} and len(rows) == 4
-    assert all("too large: needs about" in row.reason for row in rows.values())
-    assert rows["numpy"].kind == "backend" and rows["scipy one-shot"].kind == "practitioner"
-
-
-@pytest.mark.usefixtures("quick")
-def test_what_does_not_fit_a_device_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = Changed("small", free_bytes=lambda: 1 << 20)
-    monkeypatch.setattr(bench, "on_host", lambda device: device.name != "small")
-    monkeypatch.setattr(machine, "device_ceilings", lambda device, rounds: CEILINGS)
-    rows = bench_a(small, "numpy")
-    assert rows["small"].status == "skipped" and "device memory" in rows["small"].reason
-    assert rows["numpy"].status == "ok"
-
-
-@pytest.mark.usefixtures("quick")
-def test_the_baseline_alone_may_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Backends are then checked against a reference on some of the accounts."""
-    monkeypatch.setattr(cases, "REFERENCE_CELLS", 50 * TINY.scenarios)
-    needed = bench.WORKLOADS["a"][0].work(TINY)
-    plenty = replace(needed, baseline_bytes=1e18)
-    monkeypatch.setattr(SimulationMargin, "work", lambda self, size: plenty)
-    rows = bench_a("numpy", Changed("liar", tail=elsewhere))
-    assert "too large" in rows["scipy one-shot"].reason
-    assert rows["numpy"].status == "ok" and rows["numpy"].ratio is None
-    assert "in 1 of 50 rows" in rows["liar"].reason
-
-
-@pytest.mark.usefixtures("quick")
 def test_a_backend_that_cannot_run_is_skipped_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str) -> Any:
         raise BackendUnavailable(f"{name}: no such device")
@@ -225,11 +152,55 @@ def test_a_backend_that_cannot_run_is_skipped_by_name(monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("quick")
 def test_another_dtype_needs_a_backend_that_says_so() -> None:
-    single = Changed("single", dtypes=("float64", "float32"), tail=lambda *_: None)
-    rows = bench_a("numpy", single, dtype="float32")
-    assert rows["numpy"].reason == "does not work in float32"
-    assert rows["single"].status == "failed"  # it was tried
-    assert rows["scipy one-shot"].status == "ok"
+    double = Changed("double", dtypes=("float64",))
+    rows = bench_a("numpy", double, precisions=["mixed"])
+    assert rows["double"].reason == "does not work in mixed"
+    assert rows["numpy"].status == "ok"
+    assert rows["scipy one-shot"].status == "ok" and rows["scipy one-shot"].precision == "float64"
+
+
+@pytest.mark.usefixtures("quick")
+def test_precisions_stand_beside_each_other() -> None:
+    chosen = bench.precisions("float32,mixed, float64")
+    rows = bench.run_bench(["a"], [TINY], ["numpy"], 1, precisions=chosen).rows
+    found = {row.precision: row for row in rows if row.kind == "backend"}
+    assert tuple(found) == chosen and all(row.status == "ok" for row in found.values())
+    errors = {name: row.error or 0.0 for name, row in found.items()}
+    assert errors["float64"] < 1e-14 < 1e-9 < errors["mixed"] < 2e-7 < 1e-6
+    assert errors["mixed"] < errors["float32"] < 1e-5
+    # Float32 values and a float32 matrix are read in 12 and 80 bytes of each entry, not 16 and 160.
+    read = {name: (row.gb_s or 0) * (row.seconds or 0) * 1e6 for name, row in found.items()}
+    assert read == pytest.approx({"float64": 176, "mixed": 96, "float32": 92})
+    assert [row.precision for row in rows if row.kind == "practitioner"] == ["float64"] * 3
+    floors = {name: row.floor or 0.0 for name, row in found.items()}
+    assert floors["float64"] > floors["mixed"] > floors["float32"] > 0.0
+
+
+@pytest.mark.usefixtures("quick")
+def test_float32_has_the_ceiling_of_its_own_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = {**CEILINGS, "gemm_gflop_s": 1e-3, "gemm_fp32_gflop_s": 4e-3}
+    monkeypatch.setattr(machine, "host_ceilings", lambda rounds: slow)
+    rows = bench.run_bench(["a"], [TINY], ["numpy"], 1, precisions=bench.PRECISIONS).rows
+    floors = [row.floor for row in rows if row.kind == "backend"]
+    assert floors == pytest.approx([0.04, 0.04, 0.01])  # of 40,000 operations
+
+
+@pytest.mark.usefixtures("quick")
+def test_each_precision_has_its_own_tolerance() -> None:
+    both = ["mixed", "float32"]
+    result = bench.run_bench(["a"], [TINY], [Changed("coarse", tail=coarse)], 1, precisions=both)
+    mixed, float32 = (row for row in result.rows if row.kind == "backend")
+    assert mixed.status == "wrong" and "more than 1e-06" in mixed.reason
+    assert float32.status == "ok" and 1e-6 < (float32.error or 0.0) < 1e-5
+
+
+@pytest.mark.usefixtures("quick")
+def test_workloads_in_float64_only_say_so() -> None:
+    both = bench.run_bench(["b"], [TINY], ["numpy"], 1, precisions=["float64", "mixed"]).rows
+    assert (both[0].contender, both[0].reason) == ("(all)", "no mixed: in float64 only")
+    assert [row.status for row in both[1:]] == ["ok"] * 3
+    (only,) = bench.run_bench(["d"], [TINY], ["numpy"], 1, precisions=["float32"]).rows
+    assert only.status == "skipped" and only.reason == "no float32: in float64 only"
 
 
 @pytest.mark.usefixtures("quick")
@@ -243,7 +214,8 @@ def test_sizes_that_are_alike_run_once() -> None:
 def test_progress_reaches_its_end() -> None:
     seen: dict[str, tuple[int, int]] = {}
     bench.run_bench(["a"], [TINY], ["numpy"], 1, lambda *step: seen.update({step[0]: step[1:]}))
-    assert seen == {"ceilings": (1, 1), "(a) 100 x 10 x 20": (4, 4)}
+    done = {"ceilings": (1, 1), "(a) 100 x 10 x 20": (4, 4), "memory of (a)": (1, 1)}
+    assert seen == done
 
 
 def test_names_are_checked() -> None:
@@ -257,6 +229,52 @@ def test_names_are_checked() -> None:
         bench.workloads("a,e")
     with pytest.raises(ConfigError, match="unknown backend 'abacus'"):
         bench.run_bench(["a"], [TINY], ["abacus"], 1)
+    assert bench.backend_choice("auto, numpy,auto") == ("auto", "numpy")
+    with pytest.raises(ConfigError, match="unknown backend 'abacus'; choose some of auto, all, "):
+        bench.backend_choice("numpy,abacus")
+    with pytest.raises(ConfigError, match="choose some of float64, mixed, float32"):
+        bench.precisions("float64,float16")
+
+
+@pytest.mark.usefixtures("quick")
+def test_variants_of_a_device_fetch_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[int] = []
+    sent: list[int] = []
+
+    def to_host(array: Any) -> Any:
+        fetched.append(array.size)
+        return array
+
+    def to_device(array: Any) -> Any:
+        sent.append(array.size)
+        return array
+
+    monkeypatch.setattr(cases, "on_host", lambda device: False)
+    device: Any = Changed("device", to_host=to_host, to_device=to_device)
+    case = SimulationMargin().build(TINY)
+    upload, resident, kernel = case.backend(device)
+    moved = {}
+    for one in (upload, resident, kernel):
+        fetched.clear()
+        sent.clear()
+        result = one.run()
+        moved[one.variant] = (list(sent), list(fetched))
+        assert bench.complaint(case, one, result) == ""
+    # offsets, columns and values; two measures and the worst scenario, or one to wait for them
+    assert moved["upload"] == ([101, 1000, 1000], [200, 100])
+    assert moved["resident"] == ([], [200, 100])
+    assert moved["kernel"] == ([], [1])
+
+
+@pytest.mark.usefixtures("quick")
+def test_results_are_kept_as_they_come() -> None:
+    seen: list[BenchResult] = []
+    result = bench.run_bench(["a"], [TINY, LARGER], ["numpy"], 1, keep=seen.append)
+    assert [len(one.rows) for one in seen] == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 8]
+    assert [one.done for one in seen] == [0] * 5 + [1] * 5 + [2] * 2
+    assert {one.cases for one in seen} == {2}
+    assert [one.finished for one in seen] == [False] * 11 + [True] and seen[-1] == result
+    assert (seen[3].state, result.state) == ("not finished, 0 of 2 cases done", "finished")
 
 
 @pytest.mark.parametrize(

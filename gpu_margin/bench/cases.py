@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from gpu_margin.backend import Backend, Rows
+from gpu_margin.bench.precision import FLOAT64, Precision
 from gpu_margin.failures import ConfigError
 
 Floats = NDArray[np.float64]
@@ -26,7 +27,8 @@ Ints = NDArray[np.int64]
 INSTRUMENTS = 20_000
 # Bytes of host memory that a backend may use beside its arguments and results: tiles, threads.
 SLACK = 256 << 20
-REFERENCE_CELLS = 1 << 27
+# What a reference holds at most, so that making it takes seconds at any size.
+REFERENCE_CELLS = 1 << 25
 DRAWN_ACCOUNTS = 10_000
 
 
@@ -83,7 +85,9 @@ class Work:
 
     `gathered_bytes` count every operand as often as it is used, `compulsory_bytes` what must come
     from memory at least once. `input_bytes` are held on the host for the case; a backend needs
-    `backend_bytes` beside its arguments, the baseline `baseline_bytes`.
+    `backend_bytes` beside its arguments, the baseline `baseline_bytes`. `steps` are what the time
+    of a contender grows with, alike for all sizes of a workload. A practitioner's code may work on
+    a part of the units, `together` at a time; on all or none where that is 0.
     """
 
     label: str
@@ -95,6 +99,8 @@ class Work:
     input_bytes: float
     backend_bytes: float
     baseline_bytes: float
+    steps: float
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -157,12 +163,15 @@ class Case(Protocol):
         """What its answers are checked against."""
         ...
 
-    def practitioner(self, name: str) -> Contender:
-        """The contender of that name; raises `Skipped` where it cannot run."""
+    def practitioner(self, name: str, units: int | None = None) -> Contender:
+        """The contender of that name; raises `Skipped` where it cannot run.
+
+        It works on the first `units`, by default all; one of `Workload.partial` knows how many.
+        """
         ...
 
-    def backend(self, device: Backend) -> list[Contender]:
-        """The backend's contenders, one per variant."""
+    def backend(self, device: Backend, precision: Precision = FLOAT64) -> list[Contender]:
+        """The backend's contenders in one of the workload's precisions, one per variant."""
         ...
 
     def close(self) -> None:
@@ -193,12 +202,17 @@ class Workload(Protocol):
         """Those of them that only work on the first units, whatever the size."""
         ...
 
-    def work(self, size: Size) -> Work:
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Names of the precisions that it knows; practitioners and the reference are float64."""
+        ...
+
+    def work(self, size: Size, precision: Precision = FLOAT64) -> Work:
         """What that size costs."""
         ...
 
-    def build(self, size: Size, dtype: str = "float64") -> Case:
-        """The case, its numbers in that dtype."""
+    def build(self, size: Size) -> Case:
+        """The case, its data drawn."""
         ...
 
 
@@ -208,10 +222,11 @@ def zipf_rows(accounts: int, positions: int, columns: int, rng: np.random.Genera
     column = np.empty((accounts, positions), dtype=np.int64)
     for start in range(0, accounts, DRAWN_ACCOUNTS):
         some = column[start : start + DRAWN_ACCOUNTS]
-        some[:] = np.searchsorted(popularity, rng.random(some.shape) * popularity[-1], "right")
-        some.sort(axis=1)
+        drawn = rng.random(some.shape) * popularity[-1]
+        drawn.sort(axis=1)  # before the search, which is then faster
+        some[:] = np.searchsorted(popularity, drawn, "right")
     value = rng.integers(1, 100, accounts * positions).astype(np.float64)
-    value[rng.random(len(value)) < 0.5] *= -1.0
+    np.negative(value, out=value, where=rng.random(len(value)) < 0.5)
     offsets = np.arange(accounts + 1, dtype=np.int64) * positions
     return Rows(offsets, column.ravel(), value)
 
@@ -224,8 +239,22 @@ def sampled(units: int, cells: int) -> Ints:
 
 def sparse(rows: Rows, columns: int) -> csr_array:
     """The rows as scipy's matrix, in arrays of its own."""
-    parts = (rows.value.astype(np.float64), rows.column.copy(), rows.offsets.copy())
+    parts = (rows.value.copy(), rows.column.copy(), rows.offsets.copy())
     return csr_array(parts, shape=(len(rows), columns))
+
+
+def first(rows: Rows, count: int) -> Rows:
+    """The first `count` rows."""
+    last = rows.offsets[count]
+    return Rows(rows.offsets[: count + 1], rows.column[:last], rows.value[:last])
+
+
+def chosen(rows: Rows, sample: Ints) -> Rows:
+    """The rows of that sample (ascending)."""
+    sizes = np.diff(rows.offsets)[sample]
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    entry = np.arange(offsets[-1]) + np.repeat(rows.offsets[sample] - offsets[:-1], sizes)
+    return Rows(offsets, rows.column[entry], rows.value[entry])
 
 
 def on_host(device: Backend) -> bool:
@@ -243,8 +272,9 @@ def variants(
     """Contenders that run `call` on `arrays`; the first `resident` of them are a portfolio.
 
     On the host there is one, its arrays made the library's own beforehand. A device has three: the
-    portfolio uploaded and the results fetched, everything resident and the results fetched, and the
-    results left there (kernel time). Other arrays, the market's, are always resident.
+    portfolio uploaded and the results fetched, everything resident and the results fetched, and
+    everything resident and the results left there: kernel time, up to the moment when the device
+    says that it is done. Other arrays, the market's, are always resident.
     """
 
     def fetched(results: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -264,7 +294,8 @@ def variants(
 
     def left() -> tuple[Any, ...]:
         results = call(*there)
-        device.to_host(results[-1][:1])  # waits until all is computed
+        # Waits for the device: its work is done in order, so all is computed when the last is here.
+        device.to_host(results[-1][:1])
         return results
 
     runs = {"upload": uploaded, "resident": lambda: fetched(call(*there)), "kernel": left}
@@ -276,7 +307,10 @@ def column(values: Any) -> Answer:
     return Answer(np.asarray(values).reshape(-1, 1))
 
 
-def floor(work: Work, ceiling: dict[str, float]) -> float:
-    """Seconds at the ceilings: each array moved once, or all operations at GEMM's speed."""
+def floor(work: Work, ceiling: dict[str, float], precision: Precision = FLOAT64) -> float:
+    """Seconds at the ceilings: each array moved once, or all operations at GEMM's speed.
+
+    Only the former where that speed is not known.
+    """
     moved = work.compulsory_bytes / (1e9 * ceiling["copy_gb_s"])
-    return max(moved, work.flops / (1e9 * ceiling["gemm_gflop_s"]))
+    return max(moved, work.flops / (1e9 * ceiling.get(precision.gemm, math.inf)))

@@ -32,6 +32,7 @@ from gpu_margin.bench.cases import (
     sampled,
     zipf_rows,
 )
+from gpu_margin.bench.precision import FLOAT64, Precision
 
 UNDERLYINGS = 100
 _VALUATION = date(2024, 6, 28)
@@ -46,8 +47,9 @@ class EndToEnd:
     title = "end to end"
     practitioners = ("polars + scipy script",)
     partial = ()
+    precisions = (FLOAT64.name,)
 
-    def work(self, size: Size) -> Work:
+    def work(self, size: Size, precision: Precision = FLOAT64) -> Work:
         """As the simulation margin, with tables of text around it."""
         entries, cells = size.accounts * size.positions, INSTRUMENTS * size.scenarios
         table = 24.0 * entries
@@ -63,13 +65,16 @@ class EndToEnd:
             + 16.0 * cells
             + 8.0 * min(REFERENCE_CELLS, size.accounts * size.scenarios),
             backend_bytes=_ROW_BYTES * entries + 16.0 * cells + SLACK,
-            baseline_bytes=_ROW_BYTES * entries
+            baseline_bytes=_ROW_BYTES / 2 * entries
             + 8.0 * size.accounts * size.scenarios
             + 16.0 * cells,
+            # reading, joining and writing a row costs about as much as a thousand scenarios
+            steps=entries * (1_000.0 + size.scenarios),
+            together=0,
         )
 
-    def build(self, size: Size, dtype: str = "float64") -> EndToEndCase:
-        """Write the tables into a temporary folder; `dtype` is always float64 here."""
+    def build(self, size: Size) -> EndToEndCase:
+        """Write the tables into a temporary folder."""
         return EndToEndCase(self.work(size), size)
 
 
@@ -90,8 +95,8 @@ class EndToEndCase:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def practitioner(self, name: str) -> Contender:
-        """The script, writing its table."""
+    def practitioner(self, name: str, units: int | None = None) -> Contender:
+        """The script, writing its table; always of all accounts."""
 
         def run() -> pl.DataFrame:
             margins = script(self.folder, self.size.scenarios)
@@ -100,7 +105,7 @@ class EndToEndCase:
 
         return Contender(name, self.work.units, run, self._answer)
 
-    def backend(self, device: Backend) -> list[Contender]:
+    def backend(self, device: Backend, precision: Precision = FLOAT64) -> list[Contender]:
         """The engine on that backend, and all that it writes."""
 
         def run() -> pl.DataFrame:

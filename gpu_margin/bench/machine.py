@@ -1,7 +1,7 @@
 """The machine that a benchmark runs on: what it is, what it can at most, what memory it has.
 
 Ceilings are measured, never looked up: copying an array (bytes read and written) and a matrix
-product in fp64. Memory of a process is measured in a process of its own.
+product in fp64 and fp32. Memory of a process is measured in a process of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -38,7 +38,9 @@ USABLE = 0.8
 
 _COPIED = 256 << 20
 _ORDER_HOST, _ORDER_DEVICE = 2048, 4096
-_BASELINE = "scipy one-shot"
+BASELINE = SimulationMargin.practitioners[0]
+# Memory is measured at no more than this: a share of the positions needs no larger book.
+_MOST_ACCOUNTS, _MOST_SCENARIOS = 100_000, 1_000
 
 
 def describe() -> dict[str, Any]:
@@ -122,7 +124,7 @@ def best(work: Callable[[], Any], rounds: int) -> float:
 
 
 def host_ceilings(rounds: int) -> dict[str, float]:
-    """GB/s of a copy by one core and by all (read and written), GFLOP/s of a matrix product."""
+    """GB/s of a copy by one core and by all (read and written), GFLOP/s of matrix products."""
     source = np.ones(_COPIED // 8)
     target = np.zeros_like(source)
     moved = 2.0 * source.nbytes / 1e9
@@ -132,49 +134,78 @@ def host_ceilings(rounds: int) -> dict[str, float]:
     with ThreadPoolExecutor(cores()) as pool:
         several = moved / best(lambda: list(pool.map(lambda pair: np.copyto(*pair), pairs)), rounds)
     square = np.random.default_rng(0).random((_ORDER_HOST, _ORDER_HOST))
-    gemm = 2e-9 * _ORDER_HOST**3 / best(lambda: square @ square, rounds)
-    return {"copy_gb_s": max(one, several), "copy_one_core_gb_s": one, "gemm_gflop_s": gemm}
+    single = square.astype(np.float32)
+    return {
+        "copy_gb_s": max(one, several),
+        "copy_one_core_gb_s": one,
+        "gemm_gflop_s": 2e-9 * _ORDER_HOST**3 / best(lambda: square @ square, rounds),
+        "gemm_fp32_gflop_s": 2e-9 * _ORDER_HOST**3 / best(lambda: single @ single, rounds),
+    }
 
 
 def device_ceilings(device: Backend, rounds: int) -> dict[str, float]:
-    """The same of a device's own memory and processors."""
+    """The same of a device's own memory and processors; without products where it has none.
+
+    A CUDA device multiplies matrices by a library (cuBLAS) that nothing else here needs.
+    """
     xp, wait = device.xp, device.to_host
     source = device.to_device(np.ones(_COPIED // 8))
     copied = best(lambda: wait(xp.array(source, copy=True)[:1]), rounds)
-    square = device.to_device(np.random.default_rng(0).random((_ORDER_DEVICE, _ORDER_DEVICE)))
-    product = best(lambda: wait((square @ square)[:1, :1]), rounds)
-    return {"copy_gb_s": 2e-9 * _COPIED / copied, "gemm_gflop_s": 2e-9 * _ORDER_DEVICE**3 / product}
+    random = np.random.default_rng(0).random((_ORDER_DEVICE, _ORDER_DEVICE))
+
+    def product(dtype: str) -> float:
+        square = device.to_device(random.astype(dtype))
+        return 2e-9 * _ORDER_DEVICE**3 / best(lambda: wait((square @ square)[:1, :1]), rounds)
+
+    found = {"copy_gb_s": 2e-9 * _COPIED / copied}
+    with suppress(Exception):
+        found["gemm_gflop_s"] = product("float64")
+        found["gemm_fp32_gflop_s"] = product("float32")
+    return found
 
 
-def memory(sizes: Sequence[Size], devices: Sequence[Backend]) -> list[dict[str, Any]]:
-    """Peak memory of workload (a) in processes of their own: host backends and the baseline.
+def memory(
+    sizes: Sequence[Size],
+    devices: Sequence[Backend],
+    slow: Callable[[str, Size], str] = lambda name, size: "",
+) -> Iterator[dict[str, Any]]:
+    """Peak memory of workload (a) in processes of their own: the baseline and host backends.
 
-    It is taken at the largest size that leaves room for the baseline. Bytes: resident after import
-    and a first tiny call (`imported`), at the peak (`peak`), of the positions as an uncompressed
-    Arrow table of two codes and a quantity (`arrow`), of the matrix; `share` is (peak - imported -
-    matrix) / arrow; `reason` says why there are no figures.
+    It is taken at the largest size, cut to 100k accounts and 1k scenarios, that leaves room for the
+    baseline. Bytes: resident after import and a first tiny call (`imported`), at the peak
+    (`peak`), of the positions as an uncompressed Arrow table of two codes and a quantity (`arrow`),
+    of the matrix; `share` is (peak - imported - matrix) / arrow; `reason` says why there are no
+    figures. `slow` says why a contender takes too long at a size, or nothing.
     """
     if not Path("/proc/self/status").exists():
-        return [{"contender": "(all)", "size": "", "reason": "this system has no /proc"}]
-    works = {size: SimulationMargin().work(size) for size in sizes}
-    fitting = [
-        size
-        for size, work in works.items()
-        if work.input_bytes + work.baseline_bytes <= USABLE * free_bytes()
-    ]
-    if not fitting:
-        return [{"contender": "(all)", "size": "", "reason": "the baseline fits at no size"}]
-    size = max(fitting, key=lambda size: size.accounts * size.positions)
-    names = backends.backend_names()
+        yield {"contender": "(all)", "size": "", "reason": "this system has no /proc"}
+        return
+    size = _memory_size(sizes)
+    if size is None:
+        yield {"contender": "(all)", "size": "", "reason": "the baseline fits at no size"}
+        return
+    installed = backends.backend_names()
     # Another process can load only what is installed under that name.
-    known = (device for device in devices if device.name in names and on_host(device))
-    return _memory_at(
-        size, [device.name for device in known if backends.load(device.name) is device]
-    )
+    known = (device for device in devices if device.name in installed and on_host(device))
+    names = [device.name for device in known if backends.load(device.name) is device]
+    reasons = {name: slow(name, size) for name in (BASELINE, *names)}
+    yield from _memory_at(size, reasons)
 
 
-def _memory_at(size: Size, names: list[str]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def _memory_size(sizes: Sequence[Size]) -> Size | None:
+    """The largest of them, cut, at which the baseline fits."""
+    fitting = []
+    for one in sizes:
+        accounts, scenarios = min(one.accounts, _MOST_ACCOUNTS), min(one.scenarios, _MOST_SCENARIOS)
+        size = Size(accounts, one.positions, scenarios)
+        work = SimulationMargin().work(size)
+        if work.input_bytes + work.baseline_bytes <= USABLE * free_bytes():
+            fitting.append(size)
+    return max(fitting, key=lambda size: size.accounts * size.positions, default=None)
+
+
+def _memory_at(size: Size, reasons: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Figures of those without a reason not to measure them."""
     with tempfile.TemporaryDirectory(prefix="gpu-margin-bench-") as folder:
         case = SimulationMargin().build(size)
         arrays = (case.rows.offsets, case.rows.column, case.rows.value, case.matrix)
@@ -182,16 +213,18 @@ def _memory_at(size: Size, names: list[str]) -> list[dict[str, Any]]:
             np.save(Path(folder) / name, array)
         arrow, matrix = 24 * len(case.rows.value), case.matrix.nbytes
         del case, arrays
-        for name in (_BASELINE, *names):
-            label = {"contender": name, "size": str(size), "reason": ""}
+        for name, reason in reasons.items():
+            label = {"contender": name, "size": str(size), "reason": reason}
+            if reason:
+                yield label
+                continue
             try:
                 figures = _measure_apart(name, folder, size)
             except Skipped as error:
-                found.append(label | {"reason": str(error)})
+                yield label | {"reason": str(error)}
                 continue
             share = (figures["peak"] - figures["imported"] - matrix) / arrow
-            found.append(label | figures | {"arrow": arrow, "matrix": matrix, "share": share})
-    return found
+            yield label | figures | {"arrow": arrow, "matrix": matrix, "share": share}
 
 
 def _measure_apart(name: str, folder: str, size: Size) -> dict[str, int]:
@@ -220,7 +253,7 @@ def report_memory(name: str, folder: str, scenarios: str) -> None:
 
 
 def _run_simulation(name: str, case: SimulationCase) -> None:
-    if name == _BASELINE:
+    if name == BASELINE:
         case.one_shot(sparse(case.rows, len(case.matrix)))
     else:
         device = backends.load(name)

@@ -5,9 +5,8 @@ The page asks no other machine for anything: plotly.js stands in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
-from typing import Any, Literal
 
 import polars as pl
 from rich.box import SIMPLE_HEAD
@@ -16,11 +15,8 @@ from rich.markup import escape as plain
 from rich.table import Table
 
 from gpu_margin import report_page
-from gpu_margin.bench.cases import Size, Workload, floor
-from gpu_margin.bench.result import WORKLOADS, BenchResult, Row
-
-_COLORS = ("#1f77b4", "#2ca02c", "#d62728", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
-_DASHES = {"": "solid", "kernel": "solid", "resident": "dash", "upload": "dot"}
+from gpu_margin.bench import charts
+from gpu_margin.bench.result import BenchResult, Row
 
 # Heads of the table, and the text of each cell.
 _CELLS: dict[str, Callable[[Row], str]] = {
@@ -33,6 +29,15 @@ _CELLS: dict[str, Callable[[Row], str]] = {
     "x floor": lambda row: (
         "" if row.seconds is None or not row.floor else f"{row.seconds / row.floor:.1f}"
     ),
+    "error": lambda row: "" if row.error is None else f"{row.error:.0e}",
+}
+
+
+_CEILINGS = {
+    "copy_gb_s": "copy GB/s",
+    "copy_one_core_gb_s": "one core GB/s",
+    "gemm_gflop_s": "GEMM fp64 GFLOP/s",
+    "gemm_fp32_gflop_s": "GEMM fp32 GFLOP/s",
 }
 
 
@@ -53,20 +58,22 @@ def tables(result: BenchResult) -> list[Table]:
 def _ceilings(result: BenchResult) -> Table:
     machine = result.machine
     title = f"{machine['processor']}, {machine['cores']} cores; measured ceilings"
-    table = _table(title, ("where",), ("copy GB/s", "one core GB/s", "GEMM fp64 GFLOP/s"))
+    table = _table(title, ("where",), tuple(_CEILINGS.values()))
     for where, figures in result.ceilings.items():
-        one = figures.get("copy_one_core_gb_s")
-        table.add_row(
-            plain(where),
-            f"{figures['copy_gb_s']:.1f}",
-            "" if one is None else f"{one:.1f}",
-            f"{figures['gemm_gflop_s']:,.0f}",
-        )
+        table.add_row(plain(where), *_ceiling_cells(figures))
     return table
 
 
+def _ceiling_cells(figures: dict[str, float]) -> list[str]:
+    known = (figures.get(key) for key in _CEILINGS)
+    return ["" if one is None else f"{one:,.1f}" for one in known]
+
+
 def _times(result: BenchResult) -> Table:
-    title = f"Best of {result.rounds} rounds, {result.dtype}; ratio: time per unit to the baseline"
+    title = (
+        f"Best of {result.rounds} rounds, float64 where nothing else is said; ratio: time per unit "
+        f"to the first of each size; {result.state}"
+    )
     table = _table(title, ("workload", "size", "contender"), tuple(_CELLS))
     table.add_column("remark")
     before = None
@@ -75,7 +82,8 @@ def _times(result: BenchResult) -> Table:
         if before is not None and case != before:
             table.add_section()
         head = case if case != before else ("", "")
-        table.add_row(*head, plain(_name(row)), *(f(row) for f in _CELLS.values()), _remark(row))
+        cells = (cell(row) for cell in _CELLS.values())
+        table.add_row(*head, plain(charts.name(row)), *cells, plain(_remark(row, result.rounds)))
         before = case
     return table
 
@@ -103,14 +111,17 @@ def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
     return table
 
 
-def _name(row: Row) -> str:
-    return f"{row.contender}, {row.variant}" if row.variant else row.contender
-
-
-def _remark(row: Row) -> str:
+def _remark(row: Row, rounds: int) -> str:
+    """Why there is no time, or what it is not of: all units, all rounds."""
     if row.status != "ok":
-        return plain(f"{row.status}: {row.reason}")
-    return f"on {row.units:,} {row.unit} only" if row.units < row.case_units else ""
+        return f"{row.status}: {row.reason}"
+    said = []
+    if row.units < row.case_units:
+        why = f": {row.note}" if row.note else ""
+        said.append(f"on the first {row.units:,} {row.unit} only{why}")
+    if len(row.rounds) < rounds:
+        said.append(f"{len(row.rounds)} of {rounds} rounds")
+    return "; ".join(said)
 
 
 def _digits(seconds: float | None) -> str:
@@ -128,14 +139,17 @@ def page(result: BenchResult) -> str:
     # plotly is slow to import: only who wants the page pays for it.
     from plotly.offline import get_plotlyjs
 
-    charts = "".join(
-        f"<h2>{escape(title)}</h2>{_chart(result, number, rows)}"
-        for number, (title, rows) in enumerate(_by_chart(result.rows).items())
+    plots = "".join(
+        f"<h2>{escape(title)}</h2>{charts.chart(result, number, rows)}"
+        for number, (title, rows) in enumerate(charts.by_workload(result).items())
     )
-    ceilings = [{"where": where, **figures} for where, figures in result.ceilings.items()]
+    ceilings = [
+        {"where": where, **dict(zip(_CEILINGS.values(), _ceiling_cells(figures), strict=True))}
+        for where, figures in result.ceilings.items()
+    ]
     body = f"<h1>Benchmark</h1>{report_page.terms(_facts(result))}<h2>Measured ceilings</h2>"
     body += report_page.table(pl.DataFrame(ceilings, infer_schema_length=None))
-    body += report_page.note(_NOTE) + charts + "<h2>All figures</h2>"
+    body += report_page.note(_NOTE) + plots + "<h2>All figures</h2>"
     body += report_page.table(_frame(result))
     return _PAGE.format(body=body, script=get_plotlyjs())
 
@@ -144,6 +158,7 @@ def _facts(result: BenchResult) -> dict[str, str]:
     """The machine and how the run was started."""
     machine = result.machine
     return {
+        "state": result.state,
         "processor": f"{machine['processor']}, {machine['cores']} cores",
         "memory": f"{machine['memory_bytes'] / 2**30:.1f} GiB",
         "gpus": "; ".join(machine["gpus"]) or "none",
@@ -155,103 +170,14 @@ def _facts(result: BenchResult) -> dict[str, str]:
     }
 
 
-def _by_chart(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows that stand in one chart: alike but for the number of accounts."""
-    charts: dict[str, list[Row]] = {}
-    for row in rows:
-        beside = {"a": f", {row.positions} positions x {row.scenarios} scenarios"}
-        beside["d"] = beside["a"]
-        title = f"({row.workload}) {row.title}{beside.get(row.workload, '')}"
-        charts.setdefault(title, []).append(row)
-    return charts
-
-
-def _chart(result: BenchResult, number: int, rows: list[Row]) -> str:
-    """Seconds against accounts, log-log, a line per contender and the floor of each ceiling."""
-    done = [row for row in rows if row.seconds is not None]
-    if not done:
-        return report_page.note("Nothing was timed: see the remarks below.")
-    names = list(dict.fromkeys(row.contender for row in result.rows))  # a colour each, everywhere
-    lines = list(dict.fromkeys((row.contender, row.variant) for row in done))
-    traces = []
-    for name, variant in lines:
-        mine = [row for row in done if (row.contender, row.variant) == (name, variant)]
-        mine.sort(key=_along)
-        style = {"color": _COLORS[names.index(name) % len(_COLORS)], "dash": _DASHES[variant]}
-        traces.append(_line(_name(mine[0]), mine, [_scaled(row) for row in mine], style))
-    traces.extend(_floors(result, done))
-    axes = {"type": "log"}
-    return report_page.chart(
-        str(number),
-        traces,
-        height=460,
-        xaxis={**axes, "title": _axis(rows[0])},
-        yaxis={**axes, "title": "seconds (scaled to all units)"},
-    )
-
-
-def _axis(row: Row) -> Literal["accounts", "scenarios"]:
-    """What a chart runs along: a grid of instruments has no accounts."""
-    return "scenarios" if row.title.endswith("grid") else "accounts"
-
-
-def _along(row: Row) -> int:
-    return row.scenarios if _axis(row) == "scenarios" else row.accounts
-
-
-def _scaled(row: Row) -> float:
-    """Seconds for the whole case, also where the contender did a part of it."""
-    assert row.seconds is not None
-    return row.seconds * row.case_units / row.units
-
-
-def _workload(row: Row) -> Workload:
-    return next(one for one in WORKLOADS[row.workload] if one.title == row.title)
-
-
-def _line(name: str, rows: list[Row], seconds: list[float], style: dict[str, Any]) -> Any:
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": report_page.label(name),
-        "x": [_along(row) for row in rows],
-        "y": seconds,
-        "line": style,
-    }
-
-
-def _floors(result: BenchResult, rows: list[Row]) -> Iterable[dict[str, Any]]:
-    """The time at the measured ceilings, around what was timed."""
-    places = [_along(row) for row in rows]
-    x = sorted({max(1, min(places) // 2), *places, 2 * max(places)})
-    first, used = rows[0], {row.contender for row in rows}
-    size = Size(first.accounts, first.positions, first.scenarios)
-    along = [
-        Size(size.accounts, size.positions, place)
-        if _axis(first) == "scenarios"
-        else Size(place, size.positions, size.scenarios)
-        for place in x
-    ]
-    for where, ceiling in result.ceilings.items():
-        if where == "host" or where in used:
-            yield {
-                "type": "scatter",
-                "mode": "lines",
-                "name": report_page.label(f"ceiling, {where}"),
-                "x": x,
-                "y": [floor(_workload(first).work(one), ceiling) for one in along],
-                "line": {"color": "#111827", "dash": "dashdot", "width": 1},
-            }
-
-
 def _frame(result: BenchResult) -> pl.DataFrame:
     rows = [
         {
             "workload": f"({row.workload}) {row.title}",
             "size": row.size,
-            "contender": _name(row),
+            "contender": charts.name(row),
             **{head: cell(row) for head, cell in _CELLS.items()},
-            "remark": _remark(row),
+            "remark": _remark(row, result.rounds),
         }
         for row in result.rows
     ]
@@ -260,7 +186,9 @@ def _frame(result: BenchResult) -> pl.DataFrame:
 
 _NOTE = """The dash-dotted line is the time at these ceilings: every array read from memory once at
 the speed of a copy, or every operation at the speed of the matrix product, whichever is longer. A
-small case that stays in the caches may lie below it."""
+small case that stays in the caches may lie below it. Of a device, 'upload' is the time from host to
+host, 'resident' that with the portfolio there, and 'kernel' that with the results left there as
+well, until the device says that it is done. Errors are shares of gross, to float64's answer."""
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>gpu-margin bench</title>
@@ -275,5 +203,6 @@ dt {{ font-size: 12px; color: #52606d; }} dd {{ margin: 0; }}
 dl {{ display: flex; flex-wrap: wrap; gap: 4px 28px; }}
 .table {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: 13px; }}
 td, th {{ padding: 3px 8px; text-align: left; border-bottom: 1px solid #e5e7eb; }}
-td {{ font-variant-numeric: tabular-nums; white-space: nowrap; }} td.long {{ white-space: normal; }}
+td {{ font-variant-numeric: tabular-nums; white-space: nowrap; }}
+td.long {{ white-space: normal; min-width: 24em; }}
 </style><script>{script}</script></head><body><main>{body}</main></body></html>"""

@@ -15,6 +15,7 @@ from gpu_margin.backend import Backend
 from gpu_margin.bench.cases import (
     INSTRUMENTS,
     REFERENCE_CELLS,
+    SLACK,
     Answer,
     Contender,
     Reference,
@@ -26,6 +27,7 @@ from gpu_margin.bench.cases import (
     variants,
 )
 from gpu_margin.bench.joins import Skipped
+from gpu_margin.bench.precision import FLOAT64, Precision
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -41,13 +43,14 @@ class Repricing:
     key: str = "c"
     practitioners: tuple[str, ...] = ("numpy textbook", "QuantLib loop", "Python loop")
     partial: tuple[str, ...] = ("QuantLib loop", "Python loop")
+    precisions: tuple[str, ...] = (FLOAT64.name,)
 
     @property
     def title(self) -> str:
         """Which of the two."""
         return "repricing, grid" if self.grid else "repricing, independent"
 
-    def work(self, size: Size) -> Work:
+    def work(self, size: Size, precision: Precision = FLOAT64) -> Work:
         """Independent: an option per position; grid: every instrument in every scenario."""
         options = (INSTRUMENTS if self.grid else size.accounts * size.positions) * (
             size.scenarios if self.grid else 1
@@ -62,19 +65,22 @@ class Repricing:
             compulsory_bytes=moved,
             flops=0.0,
             input_bytes=moved + 10.0 * 8.0 * min(options, REFERENCE_CELLS // 8),
-            backend_bytes=8.0 * 12 * options,
-            baseline_bytes=8.0 * 12 * options,
+            # results and a copy of them; the formula runs in blocks or is fused
+            backend_bytes=8.0 * 2 * options + SLACK,
+            baseline_bytes=8.0 * 9 * options,
+            steps=float(options),
+            together=size.scenarios if self.grid else 1,
         )
 
-    def build(self, size: Size, dtype: str = "float64") -> RepricingCase:
+    def build(self, size: Size) -> RepricingCase:
         """Draw the options."""
-        return RepricingCase(self.work(size), size.scenarios if self.grid else None, dtype)
+        return RepricingCase(self.work(size), size.scenarios if self.grid else None)
 
 
 class RepricingCase:
     """See `Repricing`; `terms` are forward, strike, volatility, time, rate and call."""
 
-    def __init__(self, work: Work, scenarios: int | None, dtype: str = "float64") -> None:
+    def __init__(self, work: Work, scenarios: int | None) -> None:
         rng = np.random.default_rng(3)
         self.work = work
         count = work.units if scenarios is None else work.units // scenarios
@@ -82,33 +88,35 @@ class RepricingCase:
         forward = rng.uniform(50.0, 150.0, shape)
         strike = forward * rng.uniform(0.7, 1.4, shape)
         if scenarios is not None:
-            forward = forward * (1.0 + 0.05 * rng.standard_normal((count, scenarios)))
+            moves = rng.standard_normal((count, scenarios))
+            moves *= 0.05
+            moves += 1.0
+            moves *= forward
+            forward = moves
         volatility, time = rng.uniform(0.1, 0.6, shape), rng.uniform(0.02, 2.0, shape)
-        drawn = (forward, strike, volatility, time, rng.uniform(0.0, 0.05, shape))
-        call = rng.random(shape) < 0.5
-        self.terms: tuple[NDArray[Any], ...] = (
-            *(number.astype(dtype, copy=False) for number in drawn),
-            call,
-        )
+        rate, call = rng.uniform(0.0, 0.05, shape), rng.random(shape) < 0.5
+        self.terms: tuple[NDArray[Any], ...] = (forward, strike, volatility, time, rate, call)
         sample = sampled(work.units, 8)
-        *numbers, calls = self._terms(sample)
-        terms = [*(number.astype(np.float64) for number in numbers), calls]
+        terms = self._terms(sample)
         gross = np.maximum(terms[0], terms[1])
         self.reference = Reference(sample, Answer(textbook(*terms)[:, None]), gross)
 
     def close(self) -> None:
         """Nothing is on disk."""
 
-    def practitioner(self, name: str) -> Contender:
+    def practitioner(self, name: str, units: int | None = None) -> Contender:
         """The textbook formula on whole arrays, or option by option on the first of them."""
         if name == "numpy textbook":
-            return Contender(name, self.work.units, lambda: textbook(*self.terms), column)
+            units = units or self.work.units
+            rows = units // self.work.together
+            whole = [term[:rows] for term in self.terms]
+            return Contender(name, units, lambda: textbook(*whole), column)
         units = min(LOOP_OPTIONS, self.work.units)
         terms = [term.tolist() for term in self._terms(np.arange(units))]
         one = _quantlib() if name == "QuantLib loop" else python_black76
         return Contender(name, units, lambda: np.array(list(map(one, *terms))), column)
 
-    def backend(self, device: Backend) -> list[Contender]:
+    def backend(self, device: Backend, precision: Precision = FLOAT64) -> list[Contender]:
         """`Backend.black76`; the options are the portfolio."""
 
         def call(*terms: Any) -> tuple[Any, ...]:
