@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 
 from gpu_margin import models
+from gpu_margin.collateral import CollateralParameters
 from gpu_margin.failures import ConfigError
 from gpu_margin.settings import Settings
 
@@ -33,24 +34,50 @@ class Inputs(Settings):
     instruments: Path | None = None
     history: Path | None = None
     fx: Path | None = None
+    collateral: Path | None = None
+    assets: Path | None = None
+    accounts: Path | None = None
+    agreements: Path | None = None
+    marks: Path | None = None
 
 
 class Config(Settings):
-    """Everything a run is told. `models` maps a name to the settings of its kind."""
+    """Everything a run is told. `models` maps a name to the settings of its kind.
+
+    `gate` has the settings of the order gate (`load_gate`), which a run does not need.
+    """
 
     valuation_date: Annotated[date, BeforeValidator(_a_date)]
     currency: str = Field(min_length=1)
     inputs: Inputs = Inputs()
     models: dict[str, dict[str, Any]] = Field(min_length=1)
+    collateral: CollateralParameters = CollateralParameters()
+    gate: dict[str, Any] | None = None
+
+
+class ModelOptions(Settings):
+    """Settings of `[models.<name>]` that every kind has."""
+
+    maintenance: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        strict=True,
+        description="maintenance requirement, as a share of the initial",
+    )
+    allocation: bool = Field(
+        default=False, strict=True, description="write each position's contribution"
+    )
 
 
 @dataclass(frozen=True)
 class Model:
-    """One `[models.<name>]`: which rulebook, with which parameters."""
+    """One `[models.<name>]`: which rulebook, with which parameters, and what every kind has."""
 
     name: str
     kind: str
     parameters: Settings
+    options: ModelOptions = field(default_factory=ModelOptions)
 
 
 def load_config(source: str | Path | Mapping[str, Any]) -> Config:
@@ -73,12 +100,29 @@ def load_models(config: Config) -> list[Model]:
     return [_model(name, settings) for name, settings in config.models.items()]
 
 
+def load_gate(config: Config) -> Settings | None:
+    """The order gate's parameters, None without one; `ConfigError` where they are wrong."""
+    if config.gate is None:
+        return None
+    from gpu_margin.gate import GateParameters
+
+    try:
+        gate = GateParameters.model_validate(config.gate)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, "gate")) from error
+    if gate.model not in config.models:
+        known = ", ".join(config.models)
+        raise ConfigError(f"gate.model: unknown model {gate.model!r}; the models are {known}")
+    return gate
+
+
 def _validated(data: dict[str, Any], folder: Path, where: str) -> Config:
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError(_explain(error, where)) from error
     load_models(config)
+    load_gate(config)
     paths = {
         name: None if path is None else folder / path
         for name, path in config.inputs.model_dump().items()
@@ -93,8 +137,10 @@ def _model(name: str, settings: dict[str, Any]) -> Model:
         raise ConfigError(f"{where}: kind is missing; known kinds: {', '.join(models.kinds())}")
     try:
         rulebook = models.load(str(kind))
-        rest = {key: value for key, value in settings.items() if key != "kind"}
-        return Model(name, str(kind), rulebook.Parameters.model_validate(rest))
+        common = {key: settings[key] for key in ModelOptions.model_fields if key in settings}
+        rest = {key: value for key, value in settings.items() if key not in ("kind", *common)}
+        options = ModelOptions.model_validate(common)
+        return Model(name, str(kind), rulebook.Parameters.model_validate(rest), options)
     except ValidationError as error:
         raise ConfigError(_explain(error, where)) from error
     except ConfigError as error:

@@ -6,34 +6,32 @@ import hashlib
 import json
 import os
 import platform
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from gpu_margin import backend as backends
 from gpu_margin import covariance, models
 from gpu_margin.backend import Backend
+from gpu_margin.collateral_market import with_assets
 from gpu_margin.config import Config, Model
 from gpu_margin.devices import Device
-from gpu_margin.failures import GpuMarginError
+from gpu_margin.group_pairs import group_pairs
 from gpu_margin.io.tables import Source
 from gpu_margin.loading import Loaded, load
 from gpu_margin.market import Market
-from gpu_margin.result import Correlation, Margin, Run, join_margins, no_margin
+from gpu_margin.result import Correlation, Run, no_margin
 from gpu_margin.result_tables import RunTables, run_tables, totals
-
-# (stage, done, total): called as work goes on, for progress bars.
-Progress = Callable[[str, int, int], None]
-
-# Accounts margined between two steps of a progress bar; devices work in smaller blocks.
-_TILE_ACCOUNTS = 10_000
+from gpu_margin.solvency import Covered, Netting, account_table, covered, netting, status_counts
+from gpu_margin.tile_work import WITH_ASSETS, Answer, Beside, TileWork, joined
+from gpu_margin.tiling import Clock, Lanes, Progress
 
 _PACKAGES = ("gpu_margin", "numpy", "scipy", "polars", "pydantic", "plotly")
 
@@ -48,25 +46,78 @@ def run(
     """Margin of every account under every model of the configuration.
 
     `config` is a TOML file's path or the same as a dict; `backend` a name from `gpu-margin
-    devices`, or a backend; `frames` (positions, instruments, history, fx) replace the files of
-    the same name by any table that speaks Arrow. Bad rows are in the result's `failures`. Raises
-    `ConfigError` for a wrong configuration and `BackendUnavailable` where the backend cannot
-    run. A backend that fails on the way is given up and the run finished on another; the
-    manifest's `lost_backends` says so.
+    devices`, or a backend; `frames` (positions, instruments, history, ...: any key of `[inputs]`)
+    replace the files of the same name by any table that speaks Arrow. Bad rows are in the result's
+    `failures`. Raises `ConfigError` for a wrong configuration and `BackendUnavailable` where the
+    backend cannot run. A backend that fails on the way is given up and the run finished on
+    another; the manifest's `lost_backends` says so.
     """
     report = progress or (lambda stage, done, total: None)
-    seconds: dict[str, float] = {}
+    clock = Clock()
     device = Device(backends.load(backend) if isinstance(backend, str) else backend)
-    with _timed("load", seconds):
+    with clock.timed("load"):
         report("load", 0, 1)
         loaded = load(config, **frames)
         report("load", 1, 1)
-    margins = {
-        model.name: _model_margins(loaded, model, device, report, seconds)
-        for model in loaded.models
+    # An overflow is found in the result and becomes a failure of its account.
+    with np.errstate(over="ignore", invalid="ignore"):
+        computed = _compute(loaded, device, report, clock)
+    with clock.timed("tables"):
+        return _finished(loaded, computed, device, clock)
+
+
+def prepare(loaded: Loaded, model: Model, backend: Backend) -> models.Prepared:
+    """The model in the loaded market, on the device."""
+    return models.load(model.kind).prepare(model.parameters, loaded.market, backend)
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """What the devices said, per model, and what collateral and owners there are beside it."""
+
+    answers: dict[str, Answer]
+    covered: Covered | None
+    netting: Netting | None
+    pairs: pl.DataFrame | None
+
+
+def _compute(loaded: Loaded, device: Device, report: Progress, clock: Clock) -> _Computed:
+    """Margin of all accounts under all models, with collateral and between venues."""
+    portfolio, found = loaded.portfolio, covered(loaded)
+    if not loaded.computable:
+        nothing = no_margin(len(portfolio.sets), len(portfolio.accounts))
+        answer = Answer([nothing], [], np.zeros(0), np.zeros(0))
+        return _Computed({model.name: answer for model in loaded.models}, found, None, None)
+    beside = None if found is None else found.beside
+    lanes = Lanes(device, _preparations(loaded, beside), clock)
+    work = TileWork(loaded.models, loaded.market.instruments.ids, portfolio, beside, clock)
+    tiles = lanes.run(portfolio, work, "margin", report)
+    answers = {model.name: joined([tile[model.name] for tile in tiles]) for model in loaded.models}
+    margins = {name: answer.margins for name, answer in answers.items()}
+    between = netting(loaded, lanes, margins, report, clock)
+    return _Computed(answers, found, between, group_pairs(loaded, lanes, margins, report, clock))
+
+
+def _preparations(loaded: Loaded, beside: Beside | None) -> dict[str, Callable[[Backend], Any]]:
+    """What prepares each model, and where collateral moves each in the market with assets."""
+    found: dict[str, Callable[[Backend], Any]] = {
+        model.name: partial(prepare, loaded, model) for model in loaded.models
     }
-    with _timed("tables", seconds):
-        tables = run_tables(loaded.portfolio, loaded.market, margins, loaded.failures)
+    if beside is None or loaded.assets is None:
+        return found
+    wider = replace(loaded, market=with_assets(loaded.market, loaded.assets))
+    more = {model.name + WITH_ASSETS: partial(prepare, wider, model) for model in loaded.models}
+    return {**found, **more}
+
+
+def _finished(loaded: Loaded, computed: _Computed, device: Device, clock: Clock) -> Run:
+    """The tables of the run and its manifest."""
+    answers, found, between = computed.answers, computed.covered, computed.netting
+    margins = {name: answer.margins for name, answer in answers.items()}
+    tables = run_tables(loaded.portfolio, loaded.market, margins, loaded.failures)
+    borne = {} if between is None else between.borne
+    accounts = None if found is None else account_table(loaded, found, answers, borne)
+    allocated = [table for answer in answers.values() for table in answer.contributions]
     return Run(
         margins=tables.margins,
         components=tables.components,
@@ -75,68 +126,12 @@ def run(
         failures=tables.failures,
         group_totals=tables.group_totals,
         correlation=_correlation(loaded.market),
-        manifest=_manifest(loaded, device, seconds, tables),
+        manifest=_manifest(loaded, device, clock.seconds, tables, accounts),
+        accounts=accounts,
+        contributions=pl.concat(allocated) if allocated else None,
+        owners=None if between is None else between.owners,
+        group_pairs=computed.pairs,
     )
-
-
-def prepare(loaded: Loaded, model: Model, backend: Backend) -> models.Prepared:
-    """The model in the loaded market, on the device."""
-    return models.load(model.kind).prepare(model.parameters, loaded.market, backend)
-
-
-def _model_margins(
-    loaded: Loaded,
-    model: Model,
-    device: Device,
-    report: Progress,
-    seconds: dict[str, float],
-) -> list[Margin]:
-    """The model's margin of all accounts, one entry per level."""
-    portfolio = loaded.portfolio
-    if not loaded.computable:
-        return [no_margin(len(portfolio.sets), len(portfolio.accounts))]
-    stage = f"margin {model.name}"
-    report(stage, 0, len(portfolio.accounts))
-    # An overflow is found in the result and becomes a failure of its account.
-    with np.errstate(over="ignore", invalid="ignore"):
-        tiles = list(_tiles(loaded, model, device, report, seconds))
-    return [join_margins(list(level)) for level in zip(*tiles, strict=True)]
-
-
-def _tiles(
-    loaded: Loaded,
-    model: Model,
-    device: Device,
-    report: Progress,
-    seconds: dict[str, float],
-) -> Iterator[list[Margin]]:
-    """Margin of one tile of accounts after another.
-
-    Where the device has too little memory the tile is halved; where it fails otherwise it is
-    given up, and the run goes on from the same account on another.
-    """
-    stage, prepared, start = f"margin {model.name}", None, 0
-    accounts, most = len(loaded.portfolio.accounts), _TILE_ACCOUNTS
-    while start < accounts:
-        stop = min(start + most, accounts)
-        try:
-            if prepared is None:
-                with _timed(f"prepare {model.name}", seconds):
-                    prepared = prepare(loaded, model, device.backend)
-            with _timed(stage, seconds):
-                margins = prepared.margin(loaded.portfolio.tile(start, stop))
-        except GpuMarginError:
-            raise
-        except Exception as error:
-            if isinstance(error, MemoryError) and prepared is not None and stop - start > 1:
-                most = (stop - start) // 2
-                continue
-            device.give_up(stage, error)
-            prepared = None
-            continue
-        yield margins
-        start = stop
-        report(stage, stop, accounts)
 
 
 def _correlation(market: Market) -> Correlation:
@@ -149,7 +144,11 @@ def _correlation(market: Market) -> Correlation:
 
 
 def _manifest(
-    loaded: Loaded, device: Device, seconds: dict[str, float], tables: RunTables
+    loaded: Loaded,
+    device: Device,
+    seconds: dict[str, float],
+    tables: RunTables,
+    accounts: pl.DataFrame | None,
 ) -> dict[str, Any]:
     """All that is needed to know what was computed from what, and to do it again."""
     config = loaded.config.model_dump(mode="json")
@@ -158,7 +157,10 @@ def _manifest(
     return {
         "gpu_margin": _version("gpu-margin"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "backend": {"name": device.backend.name, "device": device.backend.describe()},
+        "backend": {
+            "name": device.backend.name,
+            "device": "; ".join(shard.describe() for shard in device.shards),
+        },
         "lost_backends": device.lost,
         "config": config,
         "parameters_sha256": hashlib.sha256(parameters.encode()).hexdigest(),
@@ -170,6 +172,7 @@ def _manifest(
         },
         "failures_by_reason": dict(tables.failures["reason"].value_counts(sort=True).iter_rows()),
         "totals": totals(tables.margins),
+        **({} if accounts is None else {"statuses": status_counts(accounts)}),
         "seconds": seconds,
         "versions": {
             "python": platform.python_version(),
@@ -186,13 +189,3 @@ def _manifest(
 @cache
 def _version(package: str) -> str:
     return version(package)
-
-
-@contextmanager
-def _timed(stage: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Add to the seconds of a stage, also when it fails."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - start, 6)

@@ -13,16 +13,35 @@ import polars as pl
 from gpu_margin import models
 from gpu_margin.config import Config, Model, load_config, load_models
 from gpu_margin.failures import ConfigError, join_failures
+from gpu_margin.holdings import Assets, Holdings
+from gpu_margin.io.collateral_tables import (
+    ASSET_COLUMNS,
+    ASSET_OPTIONAL,
+    COLLATERAL_COLUMNS,
+    COLLATERAL_OPTIONAL,
+    load_assets,
+    load_holdings,
+)
+from gpu_margin.io.mark_tables import MARK_COLUMNS, MARK_OPTIONAL, load_marks, marked
 from gpu_margin.io.market_tables import (
     FX_COLUMNS,
     HISTORY_COLUMNS,
     INSTRUMENT_COLUMNS,
     INSTRUMENT_OPTIONAL,
+    LoadedMarket,
     load_market,
+)
+from gpu_margin.io.ownership_tables import (
+    ACCOUNT_COLUMNS,
+    AGREEMENT_COLUMNS,
+    AGREEMENT_LISTS,
+    load_ownership,
 )
 from gpu_margin.io.position_tables import POSITION_COLUMNS, POSITION_OPTIONAL, load_portfolio
 from gpu_margin.io.tables import Source, Table, absent_table, read_table
 from gpu_margin.market import Market
+from gpu_margin.offsets import PRODUCT_GROUP
+from gpu_margin.ownership import Ownership
 from gpu_margin.portfolio import Portfolio
 
 # Columns that a table must have, and may have; a table may be absent where that is said.
@@ -31,15 +50,29 @@ _TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "instruments": (INSTRUMENT_COLUMNS, INSTRUMENT_OPTIONAL),
     "history": (HISTORY_COLUMNS, ()),
     "fx": (FX_COLUMNS, ()),
+    "collateral": (COLLATERAL_COLUMNS, COLLATERAL_OPTIONAL),
+    "assets": (ASSET_COLUMNS, ASSET_OPTIONAL),
+    "accounts": (ACCOUNT_COLUMNS, ()),
+    "agreements": (AGREEMENT_COLUMNS, ()),
+    "marks": (MARK_COLUMNS, MARK_OPTIONAL),
 }
-_MAY_BE_ABSENT = ("fx",)
+_LISTS = {"agreements": AGREEMENT_LISTS}
+_REQUIRED = ("positions", "instruments", "history")
+# What says nothing without another table, and why.
+_NEEDS = {
+    "collateral": ("assets", "what the assets of the collateral are worth"),
+    "agreements": ("accounts", "the owners and venues of the accounts"),
+}
 
 
 @dataclass(frozen=True)
 class Loaded:
     """The encoded inputs and the failures on the way.
 
-    `inputs` says of each table its path (None for a frame), SHA-256 and number of rows.
+    `assets`, `holdings`, `ownership` and `marks` are None where their tables were not given
+    (assets, collateral, accounts, marks). `marks` are those that count, as `LoadedMarks` has them;
+    they are in the market already. `inputs` says of each table its path (None for a frame), SHA-256
+    and number of rows.
     """
 
     config: Config
@@ -48,6 +81,10 @@ class Loaded:
     portfolio: Portfolio
     failures: pl.DataFrame
     inputs: dict[str, dict[str, Any]]
+    assets: Assets | None = None
+    holdings: Holdings | None = None
+    ownership: Ownership | None = None
+    marks: pl.DataFrame | None = None
 
     @property
     def computable(self) -> bool:
@@ -56,8 +93,15 @@ class Loaded:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How much there is of everything."""
+        """How much there is of everything that was given."""
         incomplete = np.unique(self.portfolio.set_account[self.portfolio.bad > 0])
+        parts = {
+            "assets": self.assets,
+            "collateral_sets": self.holdings,
+            "owned_accounts": self.ownership,
+            "agreements": None if self.ownership is None else self.ownership.agreements,
+            "marks": self.marks,
+        }
         return {
             "accounts": len(self.portfolio.accounts),
             "incomplete_accounts": len(incomplete),
@@ -66,6 +110,7 @@ class Loaded:
             "instruments": len(self.market.instruments),
             "factors": len(self.market.history.factors),
             "history_dates": len(self.market.history.dates),
+            **{name: len(part) for name, part in parts.items() if part is not None},
             "failures": len(self.failures),
         }
 
@@ -73,47 +118,101 @@ class Loaded:
 def load(config: str | Path | Mapping[str, Any] | Config, **frames: Source) -> Loaded:
     """Read and check everything that a configuration names.
 
-    `frames` (positions, instruments, history, fx) stand in for the files of the same name: a
-    path, or a polars, pandas or Arrow table. Raises `ConfigError` for what no row is to blame
-    for: a wrong key, an absent file, a history that is too short.
+    `frames` (positions, instruments, history, fx, collateral, assets, accounts, agreements, marks)
+    stand in for the files of the same name: a path, or a polars, pandas or Arrow table. Raises
+    `ConfigError` for what no row is to blame for: a wrong key, an absent file, a history that is
+    too short.
     """
     config = config if isinstance(config, Config) else load_config(config)
-    unknown = sorted(set(frames) - set(_TABLES))
-    if unknown:
-        raise ConfigError(f"unknown input {unknown[0]!r}; inputs are {', '.join(_TABLES)}")
-    sources = {**config.inputs.model_dump(), **frames}
-    tables = {name: _table(name, sources[name]) for name in _TABLES}
+    sources, rulebooks = _sources(config, frames), load_models(config)
+    labels = _labels(rulebooks)
+    tables = {name: _table(name, source, labels) for name, source in sources.items()}
+    given = {name: tables[name] for name, source in sources.items() if source is not None}
+    marks = load_marks(tables["marks"], tables["instruments"], tables["history"])
     market = load_market(
-        tables["instruments"],
+        marked(tables["instruments"], marks.marks),
         tables["history"],
         tables["fx"],
         config.valuation_date,
         config.currency,
+        labels,
     )
     book = load_portfolio(tables["positions"], market.codes)
+    around = _around(given, market)
     loaded = Loaded(
         config=config,
-        models=load_models(config),
+        models=rulebooks,
         market=market.market,
         portfolio=book.portfolio,
-        failures=join_failures([book.failures, market.failures]),
-        inputs={
-            name: _description(tables[name], source)
-            for name, source in sources.items()
-            if source is not None
-        },
+        failures=join_failures([book.failures, market.failures, marks.failures, around.failures]),
+        inputs={name: _description(table, sources[name]) for name, table in given.items()},
+        assets=around.assets,
+        holdings=around.holdings,
+        ownership=around.ownership,
+        marks=marks.marks if "marks" in given else None,
     )
     _check_models(loaded)
     return loaded
 
 
-def _table(name: str, source: Source | None) -> Table:
+def _sources(config: Config, frames: Mapping[str, Source]) -> dict[str, Source | None]:
+    """Where each table comes from, None where it was not given."""
+    unknown = sorted(set(frames) - set(_TABLES))
+    if unknown:
+        raise ConfigError(f"unknown input {unknown[0]!r}; inputs are {', '.join(_TABLES)}")
+    sources = {**config.inputs.model_dump(), **frames}
+    for name in _REQUIRED:
+        if sources[name] is None:
+            raise ConfigError(f"inputs.{name}: missing: name the file that has the {name}")
+    for name, (other, why) in _NEEDS.items():
+        if sources[name] is not None and sources[other] is None:
+            raise ConfigError(f"inputs.{name}: needs inputs.{other}, which has {why}: name it too")
+    return sources
+
+
+def _labels(rulebooks: list[Model]) -> tuple[str, ...]:
+    """Columns of the instruments table that models name, beside those that are always read."""
+    named = {getattr(model.parameters, "offset_column", PRODUCT_GROUP) for model in rulebooks}
+    return tuple(sorted(named - {PRODUCT_GROUP}))
+
+
+def _table(name: str, source: Source | None, labels: tuple[str, ...]) -> Table:
     required, optional = _TABLES[name]
-    if source is not None:
-        return read_table(source, name, required, optional)
-    if name in _MAY_BE_ABSENT:
+    if name == "instruments":
+        known = (*required, *optional)
+        optional = (*optional, *(label for label in labels if label not in known))
+    if source is None:
         return absent_table(name, required)
-    raise ConfigError(f"inputs.{name}: missing: name the file that has the {name}")
+    return read_table(source, name, required, optional, _LISTS.get(name, ()))
+
+
+@dataclass(frozen=True)
+class _Around:
+    """What stands around a portfolio: each None where its tables were not given."""
+
+    assets: Assets | None
+    holdings: Holdings | None
+    ownership: Ownership | None
+    failures: pl.DataFrame
+
+
+def _around(given: Mapping[str, Table], market: LoadedMarket) -> _Around:
+    """Collateral and ownership from those tables that were given."""
+    assets = holdings = ownership = None
+    if "assets" in given:
+        assets = load_assets(given["assets"], market.rates, market.prices, market.market)
+    if assets is not None and "collateral" in given:
+        holdings = load_holdings(given["collateral"], assets.codes)
+    if "accounts" in given:
+        agreements = given.get("agreements", absent_table("agreements", AGREEMENT_COLUMNS))
+        ownership = load_ownership(given["accounts"], agreements)
+    found = [part.failures for part in (assets, holdings, ownership) if part is not None]
+    return _Around(
+        assets=None if assets is None else assets.assets,
+        holdings=None if holdings is None else holdings.holdings,
+        ownership=None if ownership is None else ownership.ownership,
+        failures=join_failures(found),
+    )
 
 
 def _description(table: Table, source: Source) -> dict[str, Any]:

@@ -143,6 +143,8 @@ def test_unknown_or_missing_kind_lists_the_kinds(value: Any) -> None:
         ("models.es.scenarios.kind", ("historical",)),
         ("models.es.measure.tail", ("discrete", "fractional")),
         ("models.es.horizon", ("overlapping", "sqrt_time")),
+        ("models.es.precision", ("float64", "mixed", "float32")),
+        ("models.es.repricing", ("host", "device")),
     ],
 )
 @pytest.mark.parametrize("value", ["other", "Historical", 5, ""])
@@ -223,13 +225,14 @@ def test_defaults() -> None:
     models = parameters(CONFIG)
     assert models["cov"].horizon_days == models["es"].horizon_days == 1
     assert models["es"].horizon == "overlapping"
+    assert (models["es"].precision, models["es"].repricing) == ("float64", "host")
     for kind in ("var", "es"):
         measure = {"kind": kind, "confidence": 0.9}
         assert parameters(changed("models.es.measure", measure))["es"].measure.tail == "discrete"
 
 
 def test_defaults_compute_as_if_they_were_said() -> None:
-    said = simulation(horizon_days=1, horizon="overlapping")
+    said = simulation(horizon_days=1, horizon="overlapping", precision="float64", repricing="host")
     said["measure"] = {**said["measure"], "tail": "discrete"}
     case = CASE.with_models(cov=covariance(horizon_days=1), es=said)
     assert small_case.run(case).margins.rows() == small_case.run(CASE).margins.rows()

@@ -40,21 +40,32 @@ _LINEAR = pl.col("kind").is_in(LINEAR_KINDS)
 class LoadedMarket:
     """The market, the code of every instrument id and the failures on the way.
 
-    `codes` has instrument_id and code, null where the instrument failed.
+    `codes` has instrument_id and code, null where the instrument failed; `rates` (currency, fx) are
+    those into the margin currency, and `prices` (date, factor, price) the history's valid ones up
+    to the valuation date, of all factors and dates.
     """
 
     market: Market
     codes: pl.DataFrame
+    rates: pl.DataFrame
+    prices: pl.DataFrame
     failures: pl.DataFrame
 
 
 def load_market(
-    instruments: Table, history: Table, fx: Table, valuation_date: date, currency: str
+    instruments: Table,
+    history: Table,
+    fx: Table,
+    valuation_date: date,
+    currency: str,
+    labels: Sequence[str] = (),
 ) -> LoadedMarket:
     """Validate the three tables and encode them, as of the valuation date.
 
     Instruments whose row fails, whose currency has no rate or whose underlying has no history
-    are left out; history dates are those where every factor in use has a valid price.
+    are left out; history dates are those where every factor in use has a valid price. `labels` are
+    further columns that the market is to have, where the table has them; an instrument without a
+    label has its own id.
     """
     rates, fx_failures = _fx_rates(fx, currency)
     prices, history_failures = _valid_prices(history, valuation_date)
@@ -69,11 +80,18 @@ def load_market(
         instruments=_encode(valid, factors, groups),
         groups=groups,
         history=_common_history(prices, factors),
+        labels={label: _label(valid, label) for label in labels if label in valid.columns},
     )
     failures = join_failures(
         [instruments.failures, found, history.failures, history_failures, fx.failures, fx_failures]
     )
-    return LoadedMarket(market, _codes(described, valid), failures)
+    return LoadedMarket(market, _codes(described, valid), rates, prices, failures)
+
+
+def _label(valid: pl.DataFrame, column: str) -> pl.Series:
+    """[instrument] the column as text, the instrument's own id where there is none."""
+    text = rules.text_columns(valid, [column])[column]
+    return text.fill_null(valid["instrument_id"])
 
 
 def _fx_rates(fx: Table, currency: str) -> tuple[pl.DataFrame, pl.DataFrame]:

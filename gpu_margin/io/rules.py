@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import polars as pl
 
@@ -88,6 +89,29 @@ def date_columns(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
     return frame
 
 
+def time_columns(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """The frame with the columns as seconds since 1970 UTC (float64); the rest as raw text.
+
+    Times may be ISO text, dates or times (those without a zone are UTC), or such seconds.
+    """
+    frame = number_columns(frame, [c for c in columns if not _is_time(frame, c)])
+    for column in columns:
+        if _is_time(frame, column):
+            frame = frame.with_columns(pl.col(column).dt.epoch("us") / 1e6)
+        elif _RAW + column in frame.columns:
+            texts = frame[_RAW + column].to_list()
+            seconds = pl.Series([_seconds(text) for text in texts], dtype=pl.Float64)
+            frame = frame.with_columns(pl.col(column).fill_null(seconds))
+    return frame
+
+
+def left_out(frame: pl.DataFrame, column: str) -> pl.Expr:
+    """Whether a number, date or time was not given; one that cannot be read was."""
+    raw = _RAW + column
+    nothing = pl.col(raw).is_null() if raw in frame.columns else _ALWAYS
+    return pl.col(column).is_null() & nothing
+
+
 def a_text(column: str) -> list[Rule]:
     """A value that is there must be text."""
     no_text = pl.col(column).str.contains(NO_TEXT, literal=True)
@@ -131,6 +155,16 @@ def a_date(frame: pl.DataFrame, column: str, where: pl.Expr = _ALWAYS) -> list[R
     return _unreadable(frame, column, f"{column} is not a date: write YYYY-MM-DD", where)
 
 
+def a_time(frame: pl.DataFrame, column: str) -> list[Rule]:
+    """A value that is there must be a time."""
+    reason = f"{column} is not a time: write 2024-03-01T12:00:00Z, or seconds since 1970"
+    finite = pl.col(column).is_finite()
+    return [
+        *_unreadable(frame, column, reason, _ALWAYS),
+        Rule(f"{column} is not finite (NaN or infinity)", column, ~finite),
+    ]
+
+
 def positive(column: str, where: pl.Expr = _ALWAYS) -> list[Rule]:
     """A value that is there must be positive."""
     return [Rule(f"{column} is not positive", column, where & (pl.col(column) <= 0))]
@@ -157,6 +191,19 @@ def _raw_text(column: str) -> pl.Expr:
     """What a person typed, without surrounding blanks; nothing at all is null."""
     text = pl.col(column).cast(pl.String, strict=False).str.strip_chars()
     return pl.when(text.str.len_bytes() > 0).then(text).alias(_RAW + column)
+
+
+def _is_time(frame: pl.DataFrame, column: str) -> bool:
+    return column in frame.columns and frame.schema[column] in (pl.Date, pl.Datetime)
+
+
+def _seconds(text: str | None) -> float | None:
+    """Seconds since 1970 UTC of an ISO time; None for what is none."""
+    try:
+        moment = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _with_columns(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:

@@ -23,6 +23,8 @@ from gpu_margin.io.csv_files import read_csv
 ROW = "row"
 # What decoding puts in place of bytes that are no text (U+FFFD); also marks values of other types.
 NO_TEXT = "\ufffd"
+# Between the items of a list that is read as one text.
+LIST_MARK = ";"
 Source = Any  # a path, or a frame with __arrow_c_stream__
 
 
@@ -47,20 +49,26 @@ class Table:
 
 
 def read_table(
-    source: Source, name: str, required: Sequence[str], optional: Sequence[str] = ()
+    source: Source,
+    name: str,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    lists: Sequence[str] = (),
 ) -> Table:
     """Read the `required` and `optional` columns of a file or frame; `name` says which input.
+
+    In the columns `lists` a list of texts becomes one text with ";" between them.
 
     An unreadable or empty input or a missing required column gives a table without rows and
     one failure that says so. Raises `ConfigError` where there is no such file.
     """
     if not isinstance(source, (str, Path)):
         label, sha256 = name, None
-        frame, failures = _from_frame(source, name, [*required, *optional])
+        frame, failures = _from_frame(source, name, [*required, *optional], lists)
     else:
         path = Path(source)
         label, sha256 = path.name, _hash_or_none(path, name)
-        frame, failures = _from_file(path, [*required, *optional])
+        frame, failures = _from_file(path, [*required, *optional], lists)
     fault = _table_fault(frame, failures, label, required)
     if fault is not None:
         return Table(label, _empty(required), fault, sha256)
@@ -112,7 +120,7 @@ def _table_fault(
 
 
 def _from_frame(
-    source: Source, name: str, columns: Sequence[str]
+    source: Source, name: str, columns: Sequence[str], lists: Sequence[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     if not isinstance(source, pl.LazyFrame) and not hasattr(source, "__arrow_c_stream__"):
         raise ConfigError(
@@ -121,23 +129,40 @@ def _from_frame(
         )
     try:
         if type(source).__module__.partition(".")[0] == "pandas":
-            frame = _from_pandas(source, columns)
+            frame = _from_pandas(source, columns, lists)
         else:
             frame = source.collect() if isinstance(source, pl.LazyFrame) else pl.DataFrame(source)
     except (PolarsError, PanicException, OSError, ValueError, TypeError) as error:
         return pl.DataFrame(), _unreadable(error, name)
-    return _numbered(frame, columns), failure_table()
+    return _numbered(_joined(frame, lists), columns), failure_table()
 
 
-def _from_pandas(source: Any, columns: Sequence[str]) -> pl.DataFrame:
+def _from_pandas(source: Any, columns: Sequence[str], lists: Sequence[str]) -> pl.DataFrame:
     """The wanted columns; those of Python objects as text, for Arrow refuses mixed ones."""
     wanted = source[[column for column in source.columns if column in columns]]
     if not wanted.columns.is_unique:
         raise ValueError("a column stands in it twice")
     mixed = [column for column in wanted.columns if wanted[column].dtype == object]
+    readers = {column: _list_text if column in lists else _object_text for column in mixed}
     return pl.DataFrame(wanted.drop(columns=mixed)).with_columns(
-        pl.Series(column, [_object_text(value) for value in wanted[column]], dtype=pl.String)
-        for column in mixed
+        pl.Series(column, [read(value) for value in wanted[column]], dtype=pl.String)
+        for column, read in readers.items()
+    )
+
+
+def _list_text(value: Any) -> str | None:
+    """The items of a list or array as one text; anything else as in other columns."""
+    items = value.tolist() if hasattr(value, "tolist") else value
+    return LIST_MARK.join(map(str, items)) if isinstance(items, list) else _object_text(value)
+
+
+def _joined(frame: pl.DataFrame, lists: Sequence[str]) -> pl.DataFrame:
+    """Lists of texts in these columns as one text each."""
+    kinds = {name: kind for name, kind in frame.schema.items() if name in lists}
+    return frame.with_columns(
+        pl.col(name).cast(pl.List(pl.String)).list.join(LIST_MARK)
+        for name, kind in kinds.items()
+        if isinstance(kind, (pl.List, pl.Array)) and kind.inner == pl.String
     )
 
 
@@ -150,10 +175,13 @@ def _object_text(value: Any) -> str | None:
     return None if missing else str(value)
 
 
-def _from_file(path: Path, columns: Sequence[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _from_file(
+    path: Path, columns: Sequence[str], lists: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     try:
         if path.suffix.lower() in (".parquet", ".pq") and not path.is_dir():
-            return _numbered(_read_parquet(path, columns), columns), failure_table()
+            frame = _joined(_read_parquet(path, columns), lists)
+            return _numbered(frame, columns), failure_table()
         if path.is_dir():
             raise OSError("it is a folder")
         frame, failures = read_csv(path)
