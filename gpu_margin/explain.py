@@ -10,14 +10,14 @@ import numpy as np
 import polars as pl
 
 from gpu_margin import backend as backends
-from gpu_margin.config import Config
+from gpu_margin.allocation import contributions
 from gpu_margin.engine import prepare
 from gpu_margin.failures import ConfigError, InputError
-from gpu_margin.io.outputs import read_manifest
 from gpu_margin.io.position_tables import POSITION_COLUMNS
-from gpu_margin.io.tables import ROW, file_hash, read_table
-from gpu_margin.loading import Loaded, load
+from gpu_margin.io.tables import ROW, read_table
+from gpu_margin.loading import Loaded
 from gpu_margin.portfolio import Portfolio, entry_rows
+from gpu_margin.reopening import reopen
 from gpu_margin.result_tables import run_tables
 
 
@@ -45,37 +45,16 @@ def explain(folder: str | Path, account: str, model: str | None = None) -> list[
     The inputs that the run's manifest names are read again. Raises `InputError` where they are
     no longer what they were, `ConfigError` for an account or model that the run does not have.
     """
-    manifest = read_manifest(Path(folder))
-    _check_inputs(manifest["inputs"])
-    config = Config.model_validate(manifest["config"])
-    if model is not None and model not in config.models:
-        known = ", ".join(config.models)
+    loaded = reopen(folder)
+    models = loaded.config.models
+    if model is not None and model not in models:
+        known = ", ".join(models)
         raise ConfigError(f"the run has no model {model!r}; its models are {known}")
-    loaded = load(config)
     code = loaded.portfolio.accounts.index_of(account)
     if code is None:
         raise ConfigError(f"the run has no account {account!r}; see margins.parquet for its ids")
-    names = list(config.models) if model is None else [model]
+    names = list(models) if model is None else [model]
     return [_explain(loaded, loaded.portfolio.tile(code, code + 1), name) for name in names]
-
-
-def _check_inputs(inputs: dict[str, dict[str, Any]]) -> None:
-    """Refuse to explain a run by inputs that it was not computed from."""
-    for name, described in inputs.items():
-        path, expected = described["path"], described["sha256"]
-        if path is None:
-            raise InputError(
-                f"{name} was a table in memory: explain needs a run whose inputs are files"
-            )
-        if not Path(path).is_file():
-            raise InputError(f"{name}: {path} is no longer there; restore it or run again")
-        if expected is None:
-            raise InputError(f"{name}: {path} could not be read at the run; mend it and run again")
-        if file_hash(Path(path)) != expected:
-            raise InputError(
-                f"{name}: {path} has changed since the run (its SHA-256 is no longer "
-                f"{expected[:12]}...); restore it or run again"
-            )
 
 
 def _explain(loaded: Loaded, portfolio: Portfolio, name: str) -> Explanation:
@@ -90,6 +69,8 @@ def _explain(loaded: Loaded, portfolio: Portfolio, name: str) -> Explanation:
     margins = {name: prepared.margin(portfolio)}
     tables = run_tables(portfolio, loaded.market, margins, loaded.failures)
     figures = prepared.positions(portfolio)
+    # Of the measure as it is: smoothed ones would not add up to a value-at-risk.
+    contribution = contributions(prepared, portfolio, smooth=False).amount
     rows, instruments = portfolio.netted, loaded.market.instruments
     positions = pl.DataFrame(
         {
@@ -99,7 +80,7 @@ def _explain(loaded: Loaded, portfolio: Portfolio, name: str) -> Explanation:
             "quantity": rows.value,
             "exposure": figures.exposure,
             "standalone": figures.standalone,
-            "contribution": figures.contribution,
+            "contribution": contribution,
             "worst_pnl": _or_null(figures.worst_pnl, len(rows.value)),
         }
     )
