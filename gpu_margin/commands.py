@@ -1,0 +1,69 @@
+"""What the commands share: exit codes, errors as messages, files that are asked for, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import typer
+from rich.console import Console
+
+from gpu_margin.failures import ConfigError, GpuMarginError, InputError
+from gpu_margin.io.outputs import write_atomically
+
+_FORMATS = (".parquet", ".csv")
+
+
+class Exit(IntEnum):
+    """What a command's exit code means."""
+
+    DONE = 0
+    FAILED_ROWS = 1
+    BAD_USAGE = 2
+    NOTHING_COMPUTED = 3
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Our own errors as a message and an exit code; anything else is a bug and shows itself."""
+    try:
+        yield
+    except InputError as error:
+        complain(str(error))
+        raise typer.Exit(Exit.NOTHING_COMPUTED) from error
+    except GpuMarginError as error:
+        complain(str(error))
+        raise typer.Exit(Exit.BAD_USAGE) from error
+
+
+def complain(message: str) -> None:
+    """A message on standard error."""
+    Console(stderr=True).print(f"error: {message}", style="red", markup=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output."""
+    json.dump(value, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")
+
+
+def check_file(path: Path, overwrite: bool) -> None:
+    """Refuse, before anything is computed, a table's file that could not or may not be written."""
+    if path.suffix.lower() not in _FORMATS:
+        raise ConfigError(f"--out {path}: name a file that ends in {' or '.join(_FORMATS)}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"--out {path}: name a file in a folder that is there")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"--out {path}: is there already; choose another or say --overwrite")
+
+
+def write_file(table: pl.DataFrame, path: Path) -> None:
+    """Write a table as the file's name says."""
+    csv = path.suffix.lower() == ".csv"
+    write_atomically(path, table.write_csv if csv else table.write_parquet)
