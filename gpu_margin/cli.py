@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import IntEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from gpu_margin import backend as backends
-from gpu_margin import console, engine, loading
+from gpu_margin import calibrate_cli, console, cure_cli, engine, loading, whatif_cli
+from gpu_margin.commands import Exit, complain, errors, print_json
 from gpu_margin.explain import explain as explain_account
-from gpu_margin.failures import BackendUnavailable, GpuMarginError, InputError
+from gpu_margin.failures import BackendUnavailable
 from gpu_margin.io.outputs import check_folder
 from gpu_margin.result import Run
 from gpu_margin.saving import save
 
-
-class Exit(IntEnum):
-    """What a command's exit code means."""
-
-    DONE = 0
-    FAILED_ROWS = 1
-    BAD_USAGE = 2
-    NOTHING_COMPUTED = 3
+if TYPE_CHECKING:
+    from gpu_margin.bench import Ended
 
 
 app = typer.Typer(
@@ -41,6 +30,10 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 done with failed rows (with --strict) or a wrong answer in "
     "bench, 2 bad usage or configuration, 3 nothing computed.",
 )
+
+app.add_typer(calibrate_cli.app)
+app.command()(whatif_cli.whatif)
+app.command()(cure_cli.cure)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")]
 BackendName = Annotated[str, typer.Option(help="auto, or a name from [bold]gpu-margin devices[/].")]
@@ -88,7 +81,7 @@ def run(
 
     DIR gets margins, components, sets, groups, failures (Parquet), manifest.json, report.html.
     """
-    with _errors():
+    with errors():
         check_folder(out, overwrite)
         finished = _run(config, backend, quiet or as_json)
         finished = save(finished, out, overwrite=True)
@@ -101,11 +94,11 @@ def validate(
     config: ConfigFile, strict: Strict = False, quiet: Quiet = False, as_json: AsJson = False
 ) -> None:
     """Check the configuration and every row of its inputs; compute nothing."""
-    with _errors():
+    with errors():
         loaded = loading.load(config)
     if as_json:
         failures = loaded.failures.to_dicts()
-        _print_json({"counts": loaded.counts, "inputs": loaded.inputs, "failures": failures})
+        print_json({"counts": loaded.counts, "inputs": loaded.inputs, "failures": failures})
     elif not quiet:
         console.show_counts(loaded.counts)
         console.show_failures(loaded.failures)
@@ -126,10 +119,10 @@ def explain(
     Positions with their contributions, which add up to the requirement; product groups; the
     worst scenario. The inputs are read again and must not have changed since the run.
     """
-    with _errors():
+    with errors():
         explanations = explain_account(folder, account, model)
     if as_json:
-        _print_json([console.explanation_dict(explanation) for explanation in explanations])
+        print_json([console.explanation_dict(explanation) for explanation in explanations])
         return
     for explanation in explanations:
         console.show_explanation(explanation)
@@ -140,7 +133,7 @@ def devices(as_json: AsJson = False) -> None:
     """Say what each backend finds on this machine."""
     found = [_describe(name) for name in backends.backend_names()]
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         console.show_devices(found)
 
@@ -164,7 +157,7 @@ def demo(
     """
     from gpu_margin import demo as exchange
 
-    with _errors():
+    with errors():
         if not (out / "config.toml").exists():
             check_folder(out, overwrite=False)
         config = exchange.write(exchange.build(accounts, seed), out)
@@ -192,7 +185,31 @@ def bench(
     backend: Annotated[
         str, typer.Option(help="auto, all, or names from [bold]gpu-margin devices[/].")
     ] = "all",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="float64, mixed (a float32 matrix, float64 sums) or float32, comma-separated; "
+            "of a, the others are float64 only."
+        ),
+    ] = "float64",
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the best counts.")] = 5,
+    patience: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="What the rounds of one contender may take; one is always done.",
+            metavar="SECONDS",
+        ),
+    ] = 120.0,
+    limit: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="What one call may take: what was too slow for that at a smaller size of the "
+            "same run is skipped, a baseline done in part.",
+            metavar="SECONDS",
+        ),
+    ] = 600.0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the figures and plots.", metavar="DIR")
     ] = None,
@@ -202,23 +219,48 @@ def bench(
     """Time the backends beside what a practitioner would write and what the machine can do.
 
     Every answer is checked before its time counts; a wrong one makes the exit code 1. DIR gets
-    bench-DATE-PROCESSOR.json and .html.
+    bench-DATE-PROCESSOR.json and .html, written anew after every size of a workload. Ctrl-C (exit
+    code 130) and SIGTERM (143) end the run: what was measured is written and shown.
     """
     from gpu_margin import bench as harness
 
-    with _errors(), console.progress_bars(quiet or as_json) as progress:
-        chosen = (harness.workloads(workload), harness.sizes(size), backend.split(","))
-        result = harness.run_bench(*chosen, rounds, progress)
-        written = harness.write(result, out) if out else ()
+    with errors():
+        asked = harness.Request(
+            workloads=harness.workloads(workload),
+            sizes=harness.sizes(size),
+            backends=harness.backend_choice(backend),
+            rounds=rounds,
+            precisions=harness.precisions(precision),
+            patience=patience,
+            limit=limit,
+        )
+        if out:
+            check_folder(out, overwrite=True)
+        with console.progress_bars(quiet or as_json) as progress:
+            ended = harness.run_apart(asked, out, progress)
+    _show_bench(ended, quiet, as_json)
+    wrong = ended.result.wrong if ended.result else 0
+    if wrong:
+        complain(f"{wrong} wrong answers: see the remarks")
+    raise typer.Exit(ended.code or (Exit.FAILED_ROWS if wrong else Exit.DONE))
+
+
+def _show_bench(ended: Ended, quiet: bool, as_json: bool) -> None:
+    """What was measured, and where the run did not come to its end, that."""
+    from gpu_margin import bench as harness
+
+    result = ended.result
+    if result is None:
+        complain("stopped before anything was measured")
+        return
     if as_json:
-        _print_json(result.to_dict())
+        print_json(result.to_dict())
     elif not quiet:
         harness.show(result)
-        for path in written:
+        for path in ended.written:
             console.say(str(path))
-    if result.wrong:
-        _complain(f"{result.wrong} wrong answers: see the remarks")
-    raise typer.Exit(Exit.FAILED_ROWS if result.wrong else Exit.DONE)
+    if not result.finished:
+        complain(f"{result.state}; the rest was not measured")
 
 
 def _run(config: Path, backend: str, silent: bool) -> Run:
@@ -228,7 +270,7 @@ def _run(config: Path, backend: str, silent: bool) -> Run:
 
 def _show_run(finished: Run, folder: Path, quiet: bool, as_json: bool) -> None:
     if as_json:
-        _print_json({"folder": str(folder), **finished.manifest})
+        print_json({"folder": str(folder), **finished.manifest})
     elif not quiet:
         console.show_totals(finished)
         console.show_lost_backends(finished)
@@ -238,35 +280,14 @@ def _show_run(finished: Run, folder: Path, quiet: bool, as_json: bool) -> None:
 
 def _exit_code(finished: Run, strict: bool) -> Exit:
     if finished.margins["requirement"].is_null().all():
-        _complain("nothing computed: no account has a good position; see the failures")
+        complain("nothing computed: no account has a good position; see the failures")
         return Exit.NOTHING_COMPUTED
     return Exit.FAILED_ROWS if strict and len(finished.failures) else Exit.DONE
 
 
 def _describe(name: str) -> dict[str, Any]:
     try:
-        return {"name": name, "available": True, "device": backends.load(name).describe()}
+        found = "; ".join(shard.describe() for shard in backends.load(name).shards())
+        return {"name": name, "available": True, "device": found}
     except BackendUnavailable as error:
         return {"name": name, "available": False, "device": str(error)}
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Our own errors as a message and an exit code; anything else is a bug and shows itself."""
-    try:
-        yield
-    except InputError as error:
-        _complain(str(error))
-        raise typer.Exit(Exit.NOTHING_COMPUTED) from error
-    except GpuMarginError as error:
-        _complain(str(error))
-        raise typer.Exit(Exit.BAD_USAGE) from error
-
-
-def _complain(message: str) -> None:
-    Console(stderr=True).print(f"error: {message}", style="red", markup=False, soft_wrap=True)
-
-
-def _print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=2, default=str)
-    sys.stdout.write("\n")

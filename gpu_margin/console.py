@@ -13,9 +13,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gpu_margin.engine import Progress as Report
+from gpu_margin.collateral import STATUSES
 from gpu_margin.explain import Explanation
+from gpu_margin.report_solvency import standings
 from gpu_margin.result import Run
+from gpu_margin.tiling import Progress as Report
 
 _SHOWN = 50
 
@@ -46,7 +48,7 @@ def progress_bars(silent: bool) -> Iterator[Report]:
 
 
 def show_totals(run: Run) -> None:
-    """Totals by model, incomplete accounts apart."""
+    """Totals by model, incomplete accounts apart; with collateral, how accounts stand."""
     currency = run.manifest["config"]["currency"]
     columns = ("accounts", "requirement", "standalone", "offset", "offset %")
     table = _table(
@@ -60,6 +62,23 @@ def show_totals(run: Run) -> None:
         table.add_row(
             escape(name), row["level"], f"{row['accounts']:,}", *figures, f"{100 * ratio:.1f}"
         )
+    _print(table)
+    if run.accounts is not None:
+        _show_standings(run, run.accounts)
+
+
+def _show_standings(run: Run, accounts: pl.DataFrame) -> None:
+    """How many accounts have which status, and what they lack."""
+    amounts = ("total_call", "total_deficit", "total_excess")
+    columns = ("accounts", *STATUSES, "unknown")
+    table = _table(
+        f"Collateral, {run.manifest['config']['currency']}",
+        [("model", "l"), *((name.replace("_", " "), "r") for name in (*columns, *amounts))],
+    )
+    for row in standings(accounts, list(run.manifest["config"]["models"])).iter_rows(named=True):
+        name = row["model"] if row["complete"] else f"{row['model']} (incomplete accounts)"
+        counts = [f"{row[column]:,}" for column in columns]
+        table.add_row(escape(name), *counts, *(_amount(row[amount]) for amount in amounts))
     _print(table)
 
 

@@ -6,8 +6,7 @@ rankings are made here, so that it hardly grows with the accounts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from html import escape
 from itertools import pairwise
@@ -16,95 +15,61 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from gpu_margin.report_page import amounts, chart, label, note, page, panels, table, terms
+from gpu_margin.report_contributors import contributors
+from gpu_margin.report_netting import pairs_of_groups, venues
+from gpu_margin.report_page import (
+    amounts,
+    chart,
+    label,
+    note,
+    page,
+    panels,
+    section,
+    table,
+    terms,
+)
+from gpu_margin.report_solvency import account_steps, called, calls
+from gpu_margin.report_view import (
+    FIGURES,
+    PARTS,
+    RATIO,
+    REQUIREMENT,
+    SUMS,
+    WARNING,
+    View,
+    axis,
+    bar_chart,
+    heat_map,
+    outline,
+    part_of,
+    view_of,
+    waterfall,
+)
 from gpu_margin.result import Run
 
 _TOP, _GROUPS, _FACTORS, _POINTS, _FAILURES = 20, 15, 60, 20_000, 100
 _DECADES, _BINS_PER_DECADE = 12, 8
 
-_SUMS = ("requirement", "standalone", "offset")
-_FIGURES = (*_SUMS, "offset_ratio")
-_RATIO = (pl.col("offset") / pl.col("standalone")).fill_nan(0.0)
-_REQUIREMENT, _OFFSET, _WARNING = "#1f5a92", "#a9cbe6", "#d55e00"
-_PARTS = (("requirement", _REQUIREMENT), ("offset", _OFFSET))
-# Okabe and Ito's colours, which colour-blind readers tell apart.
-_COLOURS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#d55e00", "#000000")
-
-
-@dataclass(frozen=True)
-class _View:
-    """What every section reads: `accounts` are the rows of margins at level initial.
-
-    `totals` has two rows per model: of its complete accounts, and apart from them of the rest.
-    """
-
-    run: Run
-    accounts: pl.DataFrame
-    totals: pl.DataFrame
-    models: tuple[str, ...]
-    currency: str
-
-    def of(self, model: str) -> pl.DataFrame:
-        return self.accounts.filter(pl.col("model") == model)
-
-    def total(self, model: str, complete: bool = True) -> dict[str, Any]:
-        wanted = (pl.col("model") == model) & (pl.col("complete") == complete)
-        return self.totals.row(by_predicate=wanted, named=True)
-
 
 def render(run: Run) -> str:
     """The report of a finished run, as the text of one HTML page without outside references."""
-    view = _view(run)
-    return page(
-        header=_header(view),
-        by_model=_by_model(view),
-        distribution=_distribution(view),
-        accounts=panels(view.models, partial(_ranking, view, by="requirement")),
-        offsets=panels(view.models, partial(_ranking, view, by="offset")),
-        groups=panels(view.models, partial(_groups, view)),
-        correlation=_correlation(view),
-        side_by_side=_side_by_side(view),
-        failed=_what_failed(view),
-    )
+    view = view_of(run)
+    sections = [
+        section(title, caption, found)
+        for title, caption, draw in _SECTIONS
+        if (found := draw(view)) is not None
+    ]
+    return page(_header(view), sections)
 
 
-def _view(run: Run) -> _View:
-    accounts = run.margins.filter(pl.col("level") == "initial")
-    present = accounts["model"].unique(maintain_order=True).to_list()
-    config = _part(run.manifest, "config")
-    models = tuple(sorted(present, key=[*_part(config, "models"), *present].index))
-    currency = str(config.get("currency", ""))
-    return _View(run, accounts, _totals(accounts, models), models, currency)
-
-
-def _totals(accounts: pl.DataFrame, models: Sequence[str]) -> pl.DataFrame:
-    """Sums by model and completeness; zeros where a model has no such accounts."""
-    sums = accounts.group_by("model", "complete").agg(
-        pl.col(_SUMS).sum(),
-        accounts=pl.len(),
-        without_figure=pl.col("requirement").null_count(),
-    )
-    keys = [(model, complete) for model in models for complete in (True, False)]
-    every = pl.DataFrame(keys, {"model": pl.String, "complete": pl.Boolean}, orient="row")
-    joined = every.join(sums, on=["model", "complete"], how="left", maintain_order="left")
-    filled = joined.with_columns(pl.exclude("model", "complete").fill_null(0))
-    return filled.with_columns(offset_ratio=_RATIO)
-
-
-def _part(source: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A table of the manifest, empty where it is absent or something else."""
-    value = source.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _header(view: _View) -> str:
+def _header(view: View) -> str:
     manifest = view.run.manifest
-    backend, counts = _part(manifest, "backend"), _part(manifest, "counts")
+    backend, counts = part_of(manifest, "backend"), part_of(manifest, "counts")
     facts = {
-        "valuation_date": _part(manifest, "config").get("valuation_date", "-"),
+        "valuation_date": part_of(manifest, "config").get("valuation_date", "-"),
         "currency": view.currency or "-",
         "computed": str(manifest.get("created", "-")).replace("T", " "),
-        "time_taken": f"{sum(_part(manifest, 'seconds').values()):,.1f} s",
+        "time_taken": f"{sum(part_of(manifest, 'seconds').values()):,.1f} s",
         "backend": " · ".join(str(value) for value in backend.values()) or "-",
         "version": manifest.get("gpu_margin", "-"),
         **{name: f"{count:,}" for name, count in counts.items() if isinstance(count, int)},
@@ -123,16 +88,17 @@ def _header(view: _View) -> str:
     )
 
 
-def _card(view: _View, model: str) -> str:
+def _card(view: View, model: str) -> str:
     """Headline numbers of one model: complete accounts, and beside them the incomplete ones."""
     whole, rest = view.total(model), view.total(model, complete=False)
-    requirement, standalone, offset = amounts([whole[name] for name in _SUMS])
+    requirement, standalone, offset = amounts([whole[name] for name in SUMS])
     facts = {
         "total_standalone": standalone,
         "total_offset": offset,
         "offset_ratio": f"{whole['offset_ratio']:.1%}",
         "complete_accounts": f"{whole['accounts']:,}",
         "incomplete_accounts, in no total": f"{rest['accounts']:,}",
+        **called(view, model),
     }
     return (
         f'<div class="card"><h3>{escape(model)}</h3><p>total requirement</p>'
@@ -141,15 +107,15 @@ def _card(view: _View, model: str) -> str:
     )
 
 
-def _by_model(view: _View) -> str:
+def _by_model(view: View) -> str:
     mark = pl.when("complete").then(pl.lit("")).otherwise(pl.lit("incomplete: "))
     totals = view.totals.filter(pl.col("complete") | (pl.col("accounts") > 0))
-    columns = totals.select("model", "accounts", "complete", "without_figure", *_FIGURES)
-    bars = _stacked(view, totals.with_columns(label=mark + pl.col("model")), "by-model")
+    columns = totals.select("model", "accounts", "complete", "without_figure", *FIGURES)
+    bars = bar_chart(view, totals.with_columns(label=mark + pl.col("model")), "by-model")
     return table(columns) + bars
 
 
-def _distribution(view: _View) -> str:
+def _distribution(view: View) -> str:
     whole = view.accounts.filter(pl.col("complete") & pl.col("requirement").is_not_null())
     amount = pl.col("requirement")
     summary = whole.group_by("model", maintain_order=True).agg(
@@ -165,7 +131,7 @@ def _distribution(view: _View) -> str:
     return table(summary) + shown
 
 
-def _histogram(view: _View, accounts: pl.DataFrame) -> str:
+def _histogram(view: View, accounts: pl.DataFrame) -> str:
     """One stepped outline per model, over bins of equal ratio."""
     power = pl.col("requirement").log10()
     low, high = accounts.select(power.min().floor(), high=power.max().ceil()).row(0)
@@ -177,32 +143,28 @@ def _histogram(view: _View, accounts: pl.DataFrame) -> str:
     spans = [f"{left} to {right}" for left, right in pairwise(ends)]
     traces = []
     for number, model in enumerate(view.models):
-        colour = _COLOURS[number % len(_COLOURS)]
         counts, _ = np.histogram(powers.filter(pl.col("model") == model)["requirement"], edges)
-        # The left edge comes twice and the last count is nothing: a closed outline.
-        data = {"x": [10.0 ** edges[0], *(10.0**edges)], "y": [0, *counts.tolist(), 0]}
-        look = {"mode": "lines", "line_shape": "hv", "line_color": colour, "fill": "tozeroy"}
-        hover = {"text": ["", *spans, ""], "hovertemplate": "%{text}: %{y:,} accounts"}
-        traces.append({"type": "scatter", "name": label(model), **data, **look, **hover})
-    x_axis, y_axis = _axis(view, "requirement", log=True), {"title": {"text": "accounts"}}
+        ten = (10.0**edges).tolist()
+        traces.append(outline(model, number, ten, counts.tolist(), spans))
+    x_axis, y_axis = axis(view, "requirement", log=True), {"title": {"text": "accounts"}}
     return chart("distribution", traces, height=380, xaxis=x_axis, yaxis=y_axis)
 
 
-def _ranking(view: _View, model: str, name: str, by: str) -> str:
+def _ranking(view: View, model: str, name: str, by: str) -> str:
     """The accounts with the most of one figure, as a table and as bars; ties by id."""
     above = view.of(model).filter(pl.col(by) > 0)
     top = above.sort([by, "account_id"], descending=[True, False]).head(_TOP)
     if top.is_empty():
         return note(f"No account has more than zero {by}.")
     ranked = top.with_row_index("#", 1).with_columns(label="account_id")
-    columns = ranked.select("#", "account_id", *_FIGURES, "worst_scenario", "complete")
+    columns = ranked.select("#", "account_id", *FIGURES, "worst_scenario", "complete")
     # Beside large offsets nobody could compare the requirements.
-    parts = _PARTS[::-1] if by == "offset" else _PARTS[:1]
-    bars = _stacked(view, ranked, f"{by}-{name}", parts)
+    parts = PARTS[::-1] if by == "offset" else PARTS[:1]
+    bars = bar_chart(view, ranked, f"{by}-{name}", parts)
     return f'<div class="pair">{table(columns)}{bars}</div>'
 
 
-def _groups(view: _View, model: str, name: str) -> str:
+def _groups(view: View, model: str, name: str) -> str:
     """The largest groups, all others in one row, and how standalone becomes requirement."""
     groups = view.run.group_totals.filter(pl.col("model") == model)
     if groups.is_empty():
@@ -212,52 +174,47 @@ def _groups(view: _View, model: str, name: str) -> str:
     head = pl.int_range(pl.len()) < _GROUPS
     named = ranked.with_columns(label=pl.when(head).then("product_group").otherwise(rest))
     summed = named.group_by("label", maintain_order=True).agg(
-        pl.col(_SUMS).sum(),
+        pl.col(SUMS).sum(),
         # An account is in several groups: their counts do not add up.
         accounts=pl.when(pl.len() == 1).then(pl.col("accounts").first()),
     )
-    shown = summed.with_columns(product_group="label", offset_ratio=_RATIO, complete=True)
-    columns = shown.select("product_group", "accounts", *_FIGURES)
-    bars = _stacked(view, shown, f"groups-{name}") + _waterfall(view, model, groups, name)
+    shown = summed.with_columns(product_group="label", offset_ratio=RATIO, complete=True)
+    columns = shown.select("product_group", "accounts", *FIGURES)
+    bars = bar_chart(view, shown, f"groups-{name}") + _steps(view, model, groups, name)
     return f'{table(columns)}<div class="halves">{bars}</div>'
 
 
-def _waterfall(view: _View, model: str, groups: pl.DataFrame, name: str) -> str:
+def _steps(view: View, model: str, groups: pl.DataFrame, name: str) -> str:
     standalone, within = float(groups["standalone"].sum()), float(groups["requirement"].sum())
     requirement = float(view.total(model)["requirement"])
-    steps = [standalone, within - standalone, requirement - within, requirement]
-    words = ["standalone", "offset within<br>groups", "offset between<br>groups", "requirement"]
-    labels = [f"{word}<br>{step}" for word, step in zip(words, amounts(steps), strict=True)]
-    data = {"x": labels, "y": steps, "measure": ["absolute", "relative", "relative", "total"]}
-    look = {
-        "totals_marker_color": _REQUIREMENT,
-        "decreasing_marker_color": _OFFSET,
-        "increasing_marker_color": _WARNING,
-    }
-    trace = {"type": "waterfall", **data, **look, "hoverinfo": "skip"}
-    return chart(f"waterfall-{name}", [trace], height=330, yaxis=_axis(view))
+    steps = [
+        ("standalone", standalone, True),
+        ("offset within<br>groups", within - standalone, False),
+        ("offset between<br>groups", requirement - within, False),
+        ("requirement", requirement, True),
+    ]
+    return waterfall(view, steps, f"waterfall-{name}")
 
 
-def _correlation(view: _View) -> str:
+def _correlation(view: View) -> str:
     factors = view.run.correlation.factors
-    names = [label(factor) for factor in factors[:_FACTORS]]
+    names = factors[:_FACTORS]
     if not names:
         return note("No factor has returns to correlate.")
     size = len(names)
-    pairs = [[f"{row} and {column}" for column in names] for row in names]
-    data = {"z": view.run.correlation.matrix[:size, :size].round(4).tolist(), "customdata": pairs}
-    look = {"zmin": -1, "zmax": 1, "colorscale": "RdBu", "showscale": size > 12}
-    text = {"texttemplate": "%{z:.2f}"} if size <= 12 else {}
-    hover = {"hovertemplate": "%{customdata}: %{z:.3f}<extra></extra>"}
-    axis = {"tickvals": list(range(size)), "ticktext": names, "constrain": "domain"}
-    y_axis = {**axis, "autorange": "reversed", "scaleanchor": "x"}
-    trace = {"type": "heatmap", **data, **look, **text, **hover}
-    drawn = chart("factors", [trace], height=min(260 + 40 * size, 900), xaxis=axis, yaxis=y_axis)
+    matrix = view.run.correlation.matrix[:size, :size].round(4).tolist()
+    words = [
+        [
+            f"{label(one)} and {label(other)}: {value:.3f}"
+            for other, value in zip(names, line, strict=True)
+        ]
+        for one, line in zip(names, matrix, strict=True)
+    ]
     said = f"The first {size} of {len(factors):,} factors." if len(factors) > size else ""
-    return note(said) + drawn
+    return note(said) + heat_map(names, matrix, words, "factors", ".2f")
 
 
-def _side_by_side(view: _View) -> str:
+def _side_by_side(view: View) -> str:
     if len(view.models) < 2:
         return note("One model only: nothing to compare.")
     both = view.of(view.models[0]).join(view.of(view.models[1]), on="account_id", suffix="_2")
@@ -274,7 +231,7 @@ def _side_by_side(view: _View) -> str:
     diagonal = {"type": "scatter", "name": "equal", "mode": "lines", "x": ends, "y": ends}
     traces: list[Mapping[str, Any]] = []
     complete = pl.col("complete") & pl.col("complete_2")
-    for name, colour, wanted in (("", _REQUIREMENT, complete), ("in", _WARNING, ~complete)):
+    for name, colour, wanted in (("", REQUIREMENT, complete), ("in", WARNING, ~complete)):
         chosen = points.filter(wanted)
         data = {"x": chosen["requirement"].to_list(), "y": chosen["requirement_2"].to_list()}
         look = {"mode": "markers", "marker": {"color": colour, "size": 5, "opacity": 0.5}}
@@ -282,11 +239,11 @@ def _side_by_side(view: _View) -> str:
         hover = {"text": ids, "hovertemplate": "%{text}<br>%{x:,.2f} and %{y:,.2f}"}
         traces.append({"type": "scatter", "name": f"{name}complete", **data, **look, **hover})
     traces.append({**diagonal, "line": {"color": "#1f2933", "width": 1}, "hoverinfo": "skip"})
-    x_axis, y_axis = (_axis(view, label(model), log=True) for model in view.models[:2])
+    x_axis, y_axis = (axis(view, label(model), log=True) for model in view.models[:2])
     return note(said) + chart("models", traces, height=560, xaxis=x_axis, yaxis=y_axis)
 
 
-def _what_failed(view: _View) -> str:
+def _what_failed(view: View) -> str:
     failures = view.run.failures
     incomplete = view.accounts.filter(~pl.col("complete"))["account_id"].n_unique()
     if failures.is_empty() and not incomplete:
@@ -299,24 +256,91 @@ def _what_failed(view: _View) -> str:
     return note(said) + table(ranked.head(_FAILURES)) + note(listed) + table(first)
 
 
-def _stacked(
-    view: _View, rows: pl.DataFrame, name: str, parts: Sequence[tuple[str, str]] = _PARTS
-) -> str:
-    """Bars of requirement + offset = standalone by `label`; hatched where not `complete`."""
-    places, labels = list(range(len(rows))), [label(text) for text in rows["label"]]
-    shapes = ["" if complete else "/" for complete in rows["complete"]]
-    hatch = {"shape": shapes, "fillmode": "overlay", "fgcolor": _WARNING}
-    traces: list[Mapping[str, Any]] = []
-    for part, colour in parts:
-        data = {"x": rows[part].to_list(), "y": places, "orientation": "h"}
-        look = {"marker": {"color": colour, "pattern": hatch}, "customdata": labels}
-        hover = {"hovertemplate": f"%{{customdata}}<br>{part} %{{x:,.2f}}<extra></extra>"}
-        traces.append({"type": "bar", "name": part, **data, **look, **hover})
-    axis = {"tickvals": places, "ticktext": labels, "autorange": "reversed"}
-    height = 110 + 26 * len(rows)
-    return chart(name, traces, height=height, barmode="relative", xaxis=_axis(view), yaxis=axis)
+def _largest(view: View) -> str:
+    return panels(view.models, partial(_ranking, view, by="requirement"))
 
 
-def _axis(view: _View, name: str = "", log: bool = False) -> dict[str, Any]:
-    title = ", ".join(part for part in (name, label(view.currency)) if part)
-    return {"title": {"text": title}, "type": "log" if log else "linear"}
+def _offsets(view: View) -> str:
+    return panels(view.models, partial(_ranking, view, by="offset"))
+
+
+def _product_groups(view: View) -> str:
+    return panels(view.models, partial(_groups, view))
+
+
+# Title, what it says in short, and what draws it: None where the run does not have it.
+_SECTIONS: tuple[tuple[str, str, Callable[[View], str | None]], ...] = (
+    (
+        "Total requirement and offset",
+        "Standalone is the sum of what each position would require alone; the offset is what "
+        "holding them together saves: requirement + offset = standalone. Accounts with a bad row "
+        "are incomplete: their figures stand apart, hatched, and are in no total.",
+        _by_model,
+    ),
+    (
+        "Calls and deficits",
+        "What accounts hold against what they require. Below the requirement an account is called "
+        "for more, below the maintenance requirement it is up for liquidation. Utilisation is "
+        "requirement / collateral.",
+        calls,
+    ),
+    (
+        "From positions to a call",
+        "One account step by step: the one with the largest call or, where there is none, with "
+        "the largest requirement.",
+        account_steps,
+    ),
+    (
+        "Distribution of requirements",
+        "How many complete accounts have a requirement of which size, on a logarithmic scale.",
+        _distribution,
+    ),
+    (
+        "Largest accounts",
+        "By requirement; incomplete accounts are hatched. The worst scenario is the one that costs "
+        "the account most, where the model has scenarios.",
+        _largest,
+    ),
+    (
+        "Largest offsets",
+        "The accounts whose margin leans most on correlations: look here first when these may "
+        "break.",
+        _offsets,
+    ),
+    (
+        "Largest contributors",
+        "Which instruments the requirements come from. Contributions add up to the requirement: a "
+        "negative one is a hedge, which lowers it. Complete accounts only.",
+        contributors,
+    ),
+    (
+        "Product groups",
+        "What positions offset within each product group, and what the groups of an account "
+        "offset between them on the way from standalone to requirement. Complete accounts only.",
+        _product_groups,
+    ),
+    (
+        "Offset by pair of groups",
+        "What two product groups save each other: what each requires alone, less what both require "
+        "as one. Of the complete accounts whose groups offset most.",
+        pairs_of_groups,
+    ),
+    (
+        "Netting between venues",
+        "What owners save where an agreement nets their accounts at several venues: apart is the "
+        "sum of what the venues require, as one what the merged book does.",
+        venues,
+    ),
+    (
+        "Correlation of factors",
+        "Of daily returns. Near 1, a long and a short position offset each other; near -1, two "
+        "positions of the same sign do.",
+        _correlation,
+    ),
+    (
+        "Models side by side",
+        "Each account's requirement under the first two models; on the line they agree.",
+        _side_by_side,
+    ),
+    ("What failed", "What could not be used, and why. The rest was computed.", _what_failed),
+)

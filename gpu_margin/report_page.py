@@ -13,16 +13,24 @@ from typing import Any
 
 import polars as pl
 
+# Columns that are shares of something and read best in per cent.
+_RATIOS = ("offset_ratio", "utilisation", "share")
 _SHORT = 28  # letters: a longer text is wrapped in a table and cut in a chart
 
 
-def page(**parts: str) -> str:
+def page(header: str, sections: Sequence[str]) -> str:
     """The whole page, from the HTML of its header and of each of its sections."""
     # plotly is slow to import: only who wants a report pays for it.
     from plotly.offline import get_plotlyjs
 
-    body = _BODY.format(**parts)
+    body = "\n".join([header, *sections])
     return f"{_HEAD}{get_plotlyjs()}</script></head><body><main>{body}</main></body></html>"
+
+
+def section(title: str, caption: str, content: str) -> str:
+    """A section, from the HTML of its content."""
+    head = f'<h2>{escape(title)}</h2><p class="caption">{escape(caption)}</p>'
+    return f"<section>{head}{content}</section>"
 
 
 def panels(models: Sequence[str], draw: Callable[[str, str], str]) -> str:
@@ -48,7 +56,7 @@ def _column(column: pl.Series) -> list[str]:
 
 
 def _cells(column: pl.Series) -> list[str]:
-    if column.dtype.is_float() and column.name != "offset_ratio":
+    if column.dtype.is_float() and column.name not in _RATIOS:
         return amounts(column.to_list())
     return ["-" if value is None else _cell(value) for value in column]
 
@@ -144,26 +152,3 @@ td.number, th.number { text-align: right; }
  .chart, .card, .pair, .halves, tr, p { break-inside: avoid; } h2, h3, p { break-after: avoid; }
  section { border: 0; padding: 0; } .table { overflow: visible; } }
 </style><script>"""
-
-_BODY = """{header}
-<section><h2>Total requirement and offset</h2><p class="caption">Standalone is the sum of what
-each position would require alone; the offset is what holding them together saves: requirement +
-offset = standalone. Accounts with a bad row are incomplete: their figures stand apart, hatched,
-and are in no total.</p>{by_model}</section>
-<section><h2>Distribution of requirements</h2><p class="caption">How many complete accounts have a
-requirement of which size, on a logarithmic scale.</p>{distribution}</section>
-<section><h2>Largest accounts</h2><p class="caption">By requirement; incomplete accounts are
-hatched. The worst scenario is the one that costs the account most, where the model has
-scenarios.</p>{accounts}</section>
-<section><h2>Largest offsets</h2><p class="caption">The accounts whose margin leans most on
-correlations: look here first when these may break.</p>{offsets}</section>
-<section><h2>Product groups</h2><p class="caption">What positions offset within each product group,
-and what the groups of an account offset between them on the way from standalone to requirement.
-Complete accounts only.</p>{groups}</section>
-<section><h2>Correlation of factors</h2><p class="caption">Of daily returns. Near 1, a long and a
-short position offset each other; near -1, two positions of the same sign do.</p>{correlation}
-</section>
-<section><h2>Models side by side</h2><p class="caption">Each account's requirement under the first
-two models; on the line they agree.</p>{side_by_side}</section>
-<section><h2>What failed</h2><p class="caption">What could not be used, and why. The rest was
-computed.</p>{failed}</section>"""

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import typer.main
 from typer.testing import CliRunner
 
 from gpu_margin import cli
@@ -19,7 +20,7 @@ from gpu_margin import cli
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 README = (ROOT / "README.md").read_text()
-COMMANDS = sorted(command.callback.__name__ for command in cli.app.registered_commands)
+COMMANDS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
 
 
 def python(code: str, folder: Path, executable: str = sys.executable) -> str:
@@ -181,10 +182,10 @@ def test_every_command_has_help_and_a_place_in_the_readme(command: str) -> None:
 
 
 def test_every_option_has_help() -> None:
-    import typer.main
-
-    group = typer.main.get_command(cli.app)
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    todo = [("gpu-margin", typer.main.get_command(cli.app))]
+    while todo:
+        name, command = todo.pop()
         assert command.help, name
         for parameter in command.params:
             assert getattr(parameter, "help", None), (name, parameter.name)
+        todo += getattr(command, "commands", {}).items()
