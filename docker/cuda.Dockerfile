@@ -6,7 +6,8 @@
 # The benchmark of a rented GPU, its JSON and plot brought home in ./results:
 #
 #   mkdir -p results && docker run --rm --gpus all --user "$(id -u)" --env HOME=/tmp \
-#       --volume "$PWD/results:/data" gpu-margin:cuda bench --size laptop,desk,exchange --out /data
+#       --volume "$PWD/results:/data" gpu-margin:cuda bench --size laptop,desk,exchange \
+#       --precision float64,mixed,float32 --out /data
 
 FROM python:3.12-slim AS wheel
 WORKDIR /tmp/build
