@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpu_margin import backend as backends
-from gpu_margin import calibrate_cli, console, cure_cli, engine, loading, whatif_cli
+from gpu_margin import calibrate_cli, console, cure_cli, engine, export_cli, loading, whatif_cli
 from gpu_margin.commands import Exit, complain, errors, print_json
 from gpu_margin.explain import explain as explain_account
 from gpu_margin.failures import BackendUnavailable
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.add_typer(calibrate_cli.app)
 app.command()(whatif_cli.whatif)
 app.command()(cure_cli.cure)
+app.command()(export_cli.export_state)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")]
 BackendName = Annotated[str, typer.Option(help="auto, or a name from [bold]gpu-margin devices[/].")]

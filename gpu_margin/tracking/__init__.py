@@ -1,0 +1,1 @@
+"""What the tracker is made of: ledgers, members, booking, coverage, marks, snapshots."""
