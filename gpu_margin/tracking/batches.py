@@ -179,6 +179,9 @@ def _floats(values: Any) -> Floats:
     if isinstance(values, pl.Series):
         _sure(values.dtype.is_numeric() and not values.null_count())
         values = values.cast(pl.Float64).to_numpy()
+    elif not isinstance(values, np.ndarray):
+        # NumPy would make a number of True.
+        _sure(set(map(type, values)) <= {int, float})
     array = np.asarray(values)
     _sure(array.dtype.kind in "fiu" and array.ndim == 1)
     numbers: Floats = array.astype(np.float64, copy=False)
