@@ -17,7 +17,16 @@ from rich.table import Table as Grid
 
 from gpu_margin import console, engine
 from gpu_margin.calibration import Calibrated, effect, effect_totals, recalibrate
-from gpu_margin.commands import check_file, errors, print_json, write_file
+from gpu_margin.commands import (
+    AsJson,
+    BackendName,
+    ConfigFile,
+    Quiet,
+    check_file,
+    errors,
+    print_json,
+    write_file,
+)
 from gpu_margin.config import Config, load_config
 from gpu_margin.failures import ConfigError
 from gpu_margin.haircuts import Calibration
@@ -38,7 +47,7 @@ def _calibrate() -> None:
 
 @app.command()
 def haircuts(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")],
+    config: ConfigFile,
     method: Annotated[
         str,
         typer.Option(
@@ -79,13 +88,9 @@ def haircuts(
     no_effect: Annotated[
         bool, typer.Option("--no-effect", help="Do not run the margin to see what would change.")
     ] = False,
-    backend: Annotated[
-        str, typer.Option(help="auto, or a name from [bold]gpu-margin devices[/].")
-    ] = "auto",
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress bars, no tables.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    backend: BackendName = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Calibrate the haircuts of the collateral assets on the history of their factors.
 

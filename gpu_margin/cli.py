@@ -10,7 +10,17 @@ import typer
 
 from gpu_margin import backend as backends
 from gpu_margin import calibrate_cli, console, cure_cli, engine, export_cli, loading, whatif_cli
-from gpu_margin.commands import Exit, complain, errors, print_json
+from gpu_margin.commands import (
+    AsJson,
+    BackendName,
+    ConfigFile,
+    Exit,
+    Quiet,
+    Strict,
+    complain,
+    errors,
+    print_json,
+)
 from gpu_margin.explain import explain as explain_account
 from gpu_margin.failures import BackendUnavailable
 from gpu_margin.io.outputs import check_folder
@@ -35,12 +45,6 @@ app.add_typer(calibrate_cli.app)
 app.command()(whatif_cli.whatif)
 app.command()(cure_cli.cure)
 app.command()(export_cli.export_state)
-
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")]
-BackendName = Annotated[str, typer.Option(help="auto, or a name from [bold]gpu-margin devices[/].")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no tables.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 if any row failed.")]
 
 
 def main() -> None:

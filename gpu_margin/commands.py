@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
 import typer
@@ -16,6 +16,12 @@ from rich.console import Console
 
 from gpu_margin.failures import ConfigError, GpuMarginError, InputError
 from gpu_margin.io.outputs import write_atomically
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")]
+BackendName = Annotated[str, typer.Option(help="auto, or a name from [bold]gpu-margin devices[/].")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no tables.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 if any row failed.")]
 
 _FORMATS = (".parquet", ".csv")
 

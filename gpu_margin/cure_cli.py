@@ -51,7 +51,7 @@ def cure(
         float, typer.Option(min=0.0, max=0.5, help="Most above the least cost, relative.")
     ] = 1e-6,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time for each plan.")] = 30.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    as_json: commands.AsJson = False,
 ) -> None:
     """Show the cheapest trades that bring an account's margin under its collateral.
 

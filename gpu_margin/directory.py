@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from gpu_margin.io.trade_tables import codes_of
 from gpu_margin.portfolio import Portfolio
-from gpu_margin.resident import rows_at
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -71,7 +70,7 @@ def directory_of(
     if among is not None:
         ids = among.drop_nulls().unique().sort()
         codes = codes_of(ids, portfolio.accounts)
-        portfolio = _chosen(portfolio, codes[codes >= 0])
+        portfolio = portfolio.chosen(codes[codes >= 0])
         accounts = (
             None if accounts is None else accounts.filter(pl.col(_KEY[0]).is_in(ids.implode()))
         )
@@ -101,16 +100,3 @@ def _by_set(accounts: pl.DataFrame) -> pl.DataFrame:
     sets = accounts.filter(pl.col(_KEY[1]).is_not_null())
     others = accounts.join(sets, on=_KEY[0], how="anti")
     return pl.concat([sets, others.with_columns(pl.col(_KEY[0]).alias(_KEY[1]))])
-
-
-def _chosen(portfolio: Portfolio, codes: Ints) -> Portfolio:
-    """The accounts of these codes (ascending), as a portfolio of its own."""
-    own = np.flatnonzero(np.isin(portfolio.set_account, codes))
-    return Portfolio(
-        accounts=portfolio.accounts.gather(codes),
-        sets=portfolio.sets.gather(own),
-        set_account=np.searchsorted(codes, portfolio.set_account[own]).astype(np.int64),
-        rows=rows_at(portfolio.rows, own),
-        good=portfolio.good[own],
-        bad=portfolio.bad[own],
-    )

@@ -35,7 +35,7 @@ _SHOWN = 20
 
 
 def export_state(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")],
+    config: commands.ConfigFile,
     out: Annotated[Path, typer.Option(help="Folder for the state.", metavar="DIR")],
     fills: Annotated[
         Path | None,
@@ -57,13 +57,9 @@ def export_state(
         str | None, typer.Option(help="The model that events are of; default: the first.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a state in DIR.")] = False,
-    backend: Annotated[
-        str, typer.Option(help="auto, or a name from [bold]gpu-margin devices[/].")
-    ] = "auto",
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 if any row failed.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    backend: commands.BackendName = "auto",
+    strict: commands.Strict = False,
+    as_json: commands.AsJson = False,
 ) -> None:
     """Apply fills and marks to the inputs of a run and write the inputs of the next.
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gpu_margin.loading import Loaded
 from gpu_margin.models import Prepared
-from gpu_margin.portfolio import Portfolio, Rows, add_up, row_offsets
+from gpu_margin.portfolio import Portfolio, add_up, row_offsets
 from gpu_margin.result import Margin
 from gpu_margin.result_tables import usable_sets
 from gpu_margin.solvency import initial_of
@@ -78,7 +78,7 @@ def group_pairs(
 
     if not len(everyone):
         return _EMPTY
-    tiles = lanes.run(of_accounts(loaded.portfolio, everyone), work, "pairs of groups", report)
+    tiles = lanes.run(loaded.portfolio.chosen(everyone), work, "pairs of groups", report)
     joined = {name: _joined([tile[name] for tile in tiles]) for name in asked}
     return pair_table(joined, loaded.market.groups)
 
@@ -119,7 +119,7 @@ def pair_offsets(
     `group` [instrument] codes; `accounts` ascending codes of the portfolio; `groups` those that are
     paired, by default all of them.
     """
-    book = of_accounts(portfolio, accounts)
+    book = portfolio.chosen(accounts)
     parts = parts_of(book.netted, group[book.netted.column])
     row, first, second = _pairs(parts, parts.code if groups is None else groups)
     both = np.stack([first, second], axis=1) - parts.offsets[row][:, None]
@@ -181,26 +181,6 @@ def _summed(model: str, pairs: PairOffsets, groups: pl.Series) -> pl.DataFrame:
             "accounts": np.bincount(place[one], minlength=len(each)).astype(np.int64),
         },
         schema=_EMPTY.schema,
-    )
-
-
-def of_accounts(portfolio: Portfolio, accounts: Ints) -> Portfolio:
-    """The accounts of these (ascending) codes, as a portfolio of their own."""
-    tiles = [portfolio.tile(code, code + 1) for code in accounts.tolist()]
-    sizes = np.concatenate([np.zeros(0, dtype=np.int64), *(np.diff(t.rows.offsets) for t in tiles)])
-    empty = portfolio.tile(0, 0)
-    parts = [empty, *tiles]
-    return Portfolio(
-        accounts=pl.concat([part.accounts for part in parts]),
-        sets=pl.concat([part.sets for part in parts]),
-        set_account=np.repeat(np.arange(len(tiles)), [len(tile.sets) for tile in tiles]),
-        rows=Rows(
-            np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-            np.concatenate([part.rows.column for part in parts]),
-            np.concatenate([part.rows.value for part in parts]),
-        ),
-        good=np.concatenate([part.good for part in parts]),
-        bad=np.concatenate([part.bad for part in parts]),
     )
 
 

@@ -91,6 +91,14 @@ class Loaded:
         """Whether any account has a good position."""
         return bool(self.portfolio.good.any())
 
+    def chosen(self, model: str | None) -> list[Model]:
+        """The model of that name, all of them for None; `ConfigError` where there is none."""
+        found = [one for one in self.models if model in (None, one.name)]
+        if not found:
+            known = ", ".join(one.name for one in self.models)
+            raise ConfigError(f"the run has no model {model!r}; its models are {known}")
+        return found
+
     @property
     def counts(self) -> dict[str, int]:
         """How much there is of everything that was given."""
@@ -125,8 +133,8 @@ def load(config: str | Path | Mapping[str, Any] | Config, **frames: Source) -> L
     """
     config = config if isinstance(config, Config) else load_config(config)
     sources, rulebooks = _sources(config, frames), load_models(config)
-    labels = _labels(rulebooks)
-    tables = {name: _table(name, source, labels) for name, source in sources.items()}
+    labels = label_columns(rulebooks)
+    tables = {name: read_input(name, source, labels) for name, source in sources.items()}
     given = {name: tables[name] for name, source in sources.items() if source is not None}
     marks = load_marks(tables["marks"], tables["instruments"], tables["history"])
     market = load_market(
@@ -170,13 +178,14 @@ def _sources(config: Config, frames: Mapping[str, Source]) -> dict[str, Source |
     return sources
 
 
-def _labels(rulebooks: list[Model]) -> tuple[str, ...]:
+def label_columns(rulebooks: list[Model]) -> tuple[str, ...]:
     """Columns of the instruments table that models name, beside those that are always read."""
     named = {getattr(model.parameters, "offset_column", PRODUCT_GROUP) for model in rulebooks}
     return tuple(sorted(named - {PRODUCT_GROUP}))
 
 
-def _table(name: str, source: Source | None, labels: tuple[str, ...]) -> Table:
+def read_input(name: str, source: Source | None, labels: tuple[str, ...]) -> Table:
+    """The input of that name, without rows where it was not given; `labels` as `label_columns`."""
     required, optional = _TABLES[name]
     if name == "instruments":
         known = (*required, *optional)

@@ -84,6 +84,15 @@ def shares(books: MergedBooks, requirement: Floats, netted: Netted) -> Floats:
     return np.where(unchanged, requirement, netted.capped[book] * part)
 
 
+def scaled(covered: Floats, own: Floats, borne: Floats) -> Floats:
+    """[set] what positions and collateral require together, when of `own` only `borne` is left.
+
+    Netting between venues is of positions: what it saves of them is saved of all.
+    """
+    ratio = borne / np.where(own > 0.0, own, 1.0)
+    return np.where(own > 0.0, covered * ratio, covered + borne)
+
+
 def owner_table(
     books: MergedBooks, ownership: Ownership, netted: Netted, model: str, level: str
 ) -> pl.DataFrame:

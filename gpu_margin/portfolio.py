@@ -70,20 +70,8 @@ class Portfolio:
 
     @cached_property
     def netted(self) -> Rows:
-        """Rows of net positions, one entry per instrument, those that net to zero left out.
-
-        Equal instruments are summed one after another in order of quantity. What is left of
-        them is zero where it is no more than rounding: 0.1 + 0.2 - 0.3 is no position.
-        """
-        owner = entry_rows(self.rows)
-        first = _starts(owner, self.rows.column)
-        entry = np.cumsum(first) - 1
-        count = int(first.sum())
-        quantity = add_up(entry, self.rows.value, count)
-        size = add_up(entry, np.abs(self.rows.value), count)
-        keep = np.abs(quantity) > _ROUNDING * size
-        owner, column = owner[first][keep], self.rows.column[first][keep]
-        return Rows(row_offsets(owner, len(self.rows)), column, quantity[keep])
+        """Rows of net positions, as `netted_rows` has them."""
+        return netted_rows(self.rows)
 
     def by_account(self, among: Ints) -> Rows:
         """Net positions with one row per account of `among` (codes), all its sets in one row."""
@@ -94,6 +82,18 @@ class Portfolio:
         entry = chosen[order]
         return Rows(
             row_offsets(row[order], len(among)), self.netted.column[entry], self.netted.value[entry]
+        )
+
+    def chosen(self, codes: Ints) -> Portfolio:
+        """The accounts of these (ascending) codes, as a portfolio of their own."""
+        own = np.flatnonzero(np.isin(self.set_account, codes))
+        return Portfolio(
+            accounts=self.accounts.gather(codes),
+            sets=self.sets.gather(own),
+            set_account=np.searchsorted(codes, self.set_account[own]).astype(np.int64),
+            rows=rows_at(self.rows, own),
+            good=self.good[own],
+            bad=self.bad[own],
         )
 
     def tile(self, start: int, stop: int) -> Portfolio:
@@ -112,6 +112,42 @@ class Portfolio:
             good=self.good[low:high],
             bad=self.bad[low:high],
         )
+
+
+def netted_rows(rows: Rows) -> Rows:
+    """Net positions, one entry per column of a row, those that net to zero left out.
+
+    `rows` are ordered by column and value. Equal columns are summed one after another in that
+    order. What is left of them is zero where it is no more than rounding: 0.1 + 0.2 - 0.3 is no
+    position.
+    """
+    owner = entry_rows(rows)
+    first = _starts(owner, rows.column)
+    entry = np.cumsum(first) - 1
+    count = int(first.sum())
+    quantity = add_up(entry, rows.value, count)
+    size = add_up(entry, np.abs(rows.value), count)
+    keep = np.abs(quantity) > _ROUNDING * size
+    owner, column = owner[first][keep], rows.column[first][keep]
+    return Rows(row_offsets(owner, len(rows)), column, quantity[keep])
+
+
+def rows_at(rows: Rows, chosen: Ints) -> Rows:
+    """The chosen rows, in that order; an empty one for -1."""
+    first = rows.offsets[chosen]
+    size = np.where(chosen < 0, 0, rows.offsets[chosen + 1] - first)
+    offsets = np.concatenate([[0], np.cumsum(size)]).astype(np.int64)
+    entry = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], size)
+    return Rows(offsets, rows.column[entry], rows.value[entry])
+
+
+def side_by_side(rows: Rows, more: Rows) -> Rows:
+    """The entries of both row by row; the columns of `more` come after those of `rows`."""
+    owner = np.concatenate([entry_rows(rows), entry_rows(more)])
+    order = np.argsort(owner, kind="stable")
+    column = np.concatenate([rows.column, more.column])[order]
+    value = np.concatenate([rows.value, more.value])[order]
+    return Rows(row_offsets(owner[order], len(rows)), column, value)
 
 
 def entry_rows(rows: Rows) -> Ints:

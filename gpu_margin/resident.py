@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from gpu_margin.backend import Backend
 from gpu_margin.books import placed
 from gpu_margin.models import Prepared
-from gpu_margin.portfolio import Portfolio, Rows, entry_rows, row_offsets
+from gpu_margin.portfolio import Portfolio, Rows, entry_rows, netted_rows, row_offsets, rows_at
 
 Array = Any
 Floats = NDArray[np.float64]
@@ -145,16 +144,7 @@ def net(row: Ints, column: Ints, value: Floats, count: int) -> Rows:
     Equal columns of a row are summed in order of their values, as those of a portfolio are.
     """
     order = np.lexsort((value, column, row))
-    return _netted(Rows(row_offsets(row[order], count), column[order], value[order]))
-
-
-def rows_at(rows: Rows, chosen: Ints) -> Rows:
-    """The chosen rows, in that order; an empty one for -1."""
-    first = rows.offsets[chosen]
-    size = np.where(chosen < 0, 0, rows.offsets[chosen + 1] - first)
-    offsets = np.concatenate([[0], np.cumsum(size)]).astype(np.int64)
-    entry = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], size)
-    return Rows(offsets, rows.column[entry], rows.value[entry])
+    return netted_rows(Rows(row_offsets(row[order], count), column[order], value[order]))
 
 
 def _stacked(above: Rows, below: Rows) -> Rows:
@@ -173,10 +163,4 @@ def _netted_tiles(rows: Rows, scenarios: int) -> Iterator[tuple[slice, Rows]]:
         offsets = rows.offsets[start : start + step + 1]
         own = slice(offsets[0], offsets[-1])
         part = Rows(offsets - offsets[0], rows.column[own], rows.value[own])
-        yield slice(start, start + len(part)), _netted(part)
-
-
-def _netted(rows: Rows) -> Rows:
-    """Rows sorted by column and value as `Portfolio.netted` would have them."""
-    names, none = pl.Series([], dtype=pl.String), np.zeros(0, dtype=np.int64)
-    return Portfolio(names, names, none, rows, none, none).netted
+        yield slice(start, start + len(part)), netted_rows(part)

@@ -197,11 +197,7 @@ def _initial(found: Covered, margin: Margin, answer: Answer, borne: Floats | Non
     required = answer.covered if inside else own
     if borne is None:
         return required
-    if not inside:
-        return borne
-    # Netting between venues is of positions: what it saves of them is saved of all.
-    ratio = borne / np.where(own > 0.0, own, 1.0)
-    return np.where(own > 0.0, required * ratio, required + borne)
+    return owners.scaled(required, own, borne) if inside else borne
 
 
 def _values(found: Covered, answer: Answer) -> Floats:

@@ -14,8 +14,7 @@ from gpu_margin.allocation_tables import contribution_table
 from gpu_margin.config import Model
 from gpu_margin.covers import Held
 from gpu_margin.models import Prepared
-from gpu_margin.portfolio import Portfolio, Rows, entry_rows, row_offsets
-from gpu_margin.resident import rows_at
+from gpu_margin.portfolio import Portfolio, Rows, rows_at, side_by_side
 from gpu_margin.result import Margin, join_margins
 from gpu_margin.result_tables import usable_sets
 from gpu_margin.tiling import Clock, Tile, stage_of
@@ -125,16 +124,7 @@ def _beside(
     own = slice(int(offsets[0]), int(offsets[-1]))
     held = Rows(offsets - offsets[0], beside.held.rows.column[own], beside.units[own])
     if beside.in_scenarios:
-        return np.zeros(0), prepared.require(_together(rows, held)).amount
+        return np.zeros(0), prepared.require(side_by_side(rows, held)).amount
     asked = np.flatnonzero(np.diff(held.offsets) > 0)
     probes = Rows(np.append(held.offsets[asked], held.offsets[-1]), held.column, held.value)
     return prepared.loss_rates(rows_at(rows, asked), probes, "instrument"), np.zeros(0)
-
-
-def _together(rows: Rows, more: Rows) -> Rows:
-    """Both rows' entries; the columns of `more` come after those of `rows`."""
-    owner = np.concatenate([entry_rows(rows), entry_rows(more)])
-    order = np.argsort(owner, kind="stable")
-    column = np.concatenate([rows.column, more.column])[order]
-    value = np.concatenate([rows.value, more.value])[order]
-    return Rows(row_offsets(owner[order], len(rows)), column, value)

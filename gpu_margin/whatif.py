@@ -23,7 +23,7 @@ from gpu_margin.collateral import STATUSES, CollateralParameters, standing
 from gpu_margin.config import Model
 from gpu_margin.directory import Directory, directory_of
 from gpu_margin.engine import prepare
-from gpu_margin.failures import ConfigError, Failure, InputError, failure_table, join_failures
+from gpu_margin.failures import Failure, InputError, failure_table, join_failures
 from gpu_margin.io.tables import Source, Table, read_table
 from gpu_margin.io.trade_tables import TRADE_COLUMNS, TRADE_OPTIONAL, LoadedTrades, load_trades
 from gpu_margin.loading import Loaded
@@ -134,7 +134,7 @@ class WhatIf:
         if not loaded.computable:
             raise InputError("nothing to ask about: no account of the run has a good position")
         device = backends.load(backend) if isinstance(backend, str) else backend
-        chosen = _chosen(loaded, model)
+        chosen = loaded.chosen(model)
         self._instruments = loaded.market.instruments.ids
         self.directory, portfolio = directory_of(loaded.portfolio, accounts, among)
         self._books: dict[str, Book] = {}
@@ -225,14 +225,6 @@ def _touched(directory: Directory, legs: Legs) -> tuple[Ints, Ints, Ints]:
         owner = np.concatenate([owner, opened[0]])
         netting_set = np.concatenate([netting_set, -opened[1]])
     return owner, netting_set, place
-
-
-def _chosen(loaded: Loaded, model: str | None) -> list[Model]:
-    chosen = [one for one in loaded.models if model in (None, one.name)]
-    if not chosen:
-        known = ", ".join(one.name for one in loaded.models)
-        raise ConfigError(f"the run has no model {model!r}; its models are {known}")
-    return chosen
 
 
 def _collateral(

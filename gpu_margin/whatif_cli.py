@@ -41,13 +41,9 @@ def whatif(
     allow_new: Annotated[
         bool, typer.Option("--allow-new", help="Accounts that the run does not have start empty.")
     ] = False,
-    backend: Annotated[
-        str, typer.Option(help="auto, or a name from [bold]gpu-margin devices[/].")
-    ] = "auto",
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 if any row failed.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    backend: commands.BackendName = "auto",
+    strict: commands.Strict = False,
+    as_json: commands.AsJson = False,
 ) -> None:
     """Show what trades would change: requirement before and after, status after.
 

@@ -22,8 +22,8 @@ from gpu_margin import unit_risk
 from gpu_margin.backend import Backend, TailMeasure
 from gpu_margin.books import placed
 from gpu_margin.models import Prepared
-from gpu_margin.portfolio import Rows, add_up, entry_rows, row_offsets
-from gpu_margin.resident import net, rows_at
+from gpu_margin.portfolio import Rows, add_up, entry_rows, row_offsets, rows_at
+from gpu_margin.resident import net
 from gpu_margin.tails import is_smoothed
 
 Array = Any

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from random_tables import Case, random_case
@@ -134,9 +134,13 @@ def test_joining_netting_sets_never_raises_a_subadditive_requirement(seed: int) 
 
 
 @given(SEEDS)
+@example(346)  # an option so far out of the money that its delta is 1e-290
 @FEW
 def test_one_position_has_no_offset(seed: int) -> None:
-    """A single position's margin is its standalone margin, and its group's."""
+    """A single position's margin is its standalone margin, and its group's.
+
+    Variances are squares of exposures: under 1e-150 they vanish below the least float64.
+    """
     case = case_of(seed)
     single = [
         {"account_id": f"{i}", "instrument_id": row["instrument_id"], "quantity": row["quantity"]}
@@ -144,8 +148,8 @@ def test_one_position_has_no_offset(seed: int) -> None:
     ]
     result = run(case, single)
     margins = result.margins
-    slack = 1e-12 * margins.select(pl.max_horizontal("gross_exposure", "standalone")).to_series()
-    assert (margins["offset"].abs() <= slack).all()
+    size = margins.select(pl.max_horizontal("gross_exposure", "standalone")).to_series()
+    assert (margins["offset"].abs() <= 1e-12 * size + 1e-150).all()
 
 
 def test_splitting_a_position_into_rows_changes_nothing_but_rounding() -> None:

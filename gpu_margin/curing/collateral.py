@@ -15,8 +15,7 @@ from gpu_margin.engine import prepare
 from gpu_margin.holdings import Holdings
 from gpu_margin.loading import Loaded
 from gpu_margin.models import Prepared
-from gpu_margin.portfolio import Rows, add_up, entry_rows
-from gpu_margin.resident import rows_at
+from gpu_margin.portfolio import Rows, add_up, entry_rows, rows_at
 from gpu_margin.solvency import Covered, covered
 
 Floats = NDArray[np.float64]

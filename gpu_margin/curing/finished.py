@@ -16,7 +16,6 @@ from gpu_margin.curing.planning import Asked, Case, Cure, CureParameters
 from gpu_margin.failures import ConfigError, InputError, failure_table
 from gpu_margin.io.cost_tables import COST_COLUMNS, COST_OPTIONAL, load_costs
 from gpu_margin.io.tables import Source, read_table
-from gpu_margin.loading import Loaded
 from gpu_margin.reopening import reopen
 
 
@@ -56,7 +55,7 @@ def cure_account(
     table = None if costs is None else read_table(costs, "cost", COST_COLUMNS, COST_OPTIONAL)
     terms = None if table is None else load_costs(table, ids)
     asked = Asked.of(one_account(loaded, code), parameters or CureParameters(), terms)
-    chosen = _chosen(loaded, model)
+    chosen = loaded.chosen(model)
     found = [pair for one in chosen for pair in _plans(asked, Path(folder), one)]
     return Cures(
         plans=[plan for row, plan in sorted(found, key=_worst_first) if isinstance(plan, Cure)],
@@ -80,14 +79,6 @@ def value_of(folder: Path, account: str, netting_set: str, model: str) -> dict[s
     if rows.is_empty():
         raise InputError(f"{path}: no row of account {account!r}, set {netting_set!r}, {model!r}")
     return rows.row(0, named=True)
-
-
-def _chosen(loaded: Loaded, model: str | None) -> list[Model]:
-    chosen = [one for one in loaded.models if model in (None, one.name)]
-    if not chosen:
-        known = ", ".join(one.name for one in loaded.models)
-        raise ConfigError(f"the run has no model {model!r}; its models are {known}")
-    return chosen
 
 
 def _plans(

@@ -59,11 +59,7 @@ def _rules(frame: pl.DataFrame) -> list[Rule]:
     return [
         *rules.missing_text("instrument_id"),
         *rules.unique(["instrument_id"], "duplicate instrument_id: keep one row"),
-        Rule(
-            "unknown instrument: add it to the instruments table or correct the id",
-            "instrument_id",
-            pl.col("code").is_null(),
-        ),
+        *rules.known_instrument(pl.col("code").is_null()),
         *rules.missing_number(frame, "cost"),
         *rules.not_negative("cost"),
         *rules.a_number(frame, "lot"),

@@ -106,11 +106,7 @@ def _place_rules() -> list[Rule]:
         *rules.a_text("factor"),
         Rule("missing instrument_id or factor: name one", "instrument_id", ~instrument & ~factor),
         Rule("both instrument_id and factor: leave one out", "factor", instrument & factor),
-        Rule(
-            "unknown instrument: add it to the instruments table or correct the id",
-            "instrument_id",
-            instrument & pl.col("known_instrument").is_null(),
-        ),
+        *rules.known_instrument(instrument & pl.col("known_instrument").is_null()),
         Rule(
             "unknown factor: add it to the history or correct the name",
             "factor",

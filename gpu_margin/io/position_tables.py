@@ -59,17 +59,9 @@ def _position_rules(frame: pl.DataFrame) -> list[Rule]:
         *rules.missing_text("account_id"),
         *rules.a_text("netting_set"),
         *rules.missing_text("instrument_id"),
-        Rule(
-            "unknown instrument: add it to the instruments table or correct the id",
-            "instrument_id",
-            pl.col("known").is_null(),
-        ),
+        *rules.known_instrument(pl.col("known").is_null()),
         *rules.missing_number(frame, "quantity"),
-        Rule(
-            "failed instrument: see its own failure in the instruments table",
-            "instrument_id",
-            pl.col("code").is_null(),
-        ),
+        *rules.sound_instrument(pl.col("code").is_null()),
     ]
 
 

@@ -180,6 +180,18 @@ def unique(columns: Sequence[str], reason: str) -> list[Rule]:
     return [Rule(reason, columns[-1], pl.struct(columns).is_duplicated())]
 
 
+def known_instrument(unknown: pl.Expr) -> list[Rule]:
+    """The instrument must be in the table of instruments."""
+    reason = "unknown instrument: add it to the instruments table or correct the id"
+    return [Rule(reason, "instrument_id", unknown)]
+
+
+def sound_instrument(failed: pl.Expr) -> list[Rule]:
+    """The instrument's own row must not have failed."""
+    reason = "failed instrument: see its own failure in the instruments table"
+    return [Rule(reason, "instrument_id", failed)]
+
+
 def _unreadable(frame: pl.DataFrame, column: str, reason: str, where: pl.Expr) -> list[Rule]:
     raw = _RAW + column
     if raw not in frame.columns:

@@ -24,7 +24,14 @@ from gpu_margin.engine import prepare
 from gpu_margin.holdings import Holdings
 from gpu_margin.loading import Loaded
 from gpu_margin.models import Prepared
-from gpu_margin.portfolio import Portfolio, Rows, add_up, entry_rows, row_offsets
+from gpu_margin.portfolio import (
+    Portfolio,
+    Rows,
+    add_up,
+    entry_rows,
+    row_offsets,
+    side_by_side,
+)
 from gpu_margin.tracking.state import State
 
 Floats = NDArray[np.float64]
@@ -139,7 +146,7 @@ class Coverage:
         initial = own if covered is None else covered
         if self._agreements:
             borne = self._borne(accounts, owner, sets)
-            initial = borne if covered is None else _scaled(covered, own, borne)
+            initial = borne if covered is None else owners.scaled(covered, own, borne)
         self.initial[sets] = np.where(known, initial, np.nan)
         self.value[sets] = self._worth(sets, holdings)
 
@@ -209,7 +216,7 @@ class Coverage:
             own = slice(held.offsets[place.start], held.offsets[place.stop])
             offsets = held.offsets[place.start : place.stop + 1] - held.offsets[place.start]
             more = Rows(offsets, held.column[own], held.value[own])
-            both = _together(self._state.positions.rows(part), more)
+            both = side_by_side(self._state.positions.rows(part), more)
             found[place] = self._in_wide().require(both).amount
         return found
 
@@ -282,21 +289,6 @@ class Coverage:
             stop = max(start + 1, int(np.searchsorted(size, before + _TILE, side="right")))
             yield sets[start:stop], slice(start, stop)
             start = stop
-
-
-def _together(rows: Rows, more: Rows) -> Rows:
-    """Both rows' entries; the columns of `more` come after those of `rows`."""
-    owner = np.concatenate([entry_rows(rows), entry_rows(more)])
-    order = np.argsort(owner, kind="stable")
-    column = np.concatenate([rows.column, more.column])[order]
-    value = np.concatenate([rows.value, more.value])[order]
-    return Rows(row_offsets(owner[order], len(rows)), column, value)
-
-
-def _scaled(covered: Floats, own: Floats, borne: Floats) -> Floats:
-    """What netting saves of positions is saved of positions and collateral together."""
-    ratio = borne / np.where(own > 0.0, own, 1.0)
-    return np.where(own > 0.0, covered * ratio, covered + borne)
 
 
 def _agreements(state: State) -> dict[str, int]:

@@ -60,7 +60,7 @@ class Inputs:
             self.market["fx"],
             config.valuation_date,
             config.currency,
-            loading._labels(loaded.models),
+            loading.label_columns(loaded.models),
         )
 
 
@@ -70,12 +70,12 @@ def read_inputs(loaded: Loaded, frames: Mapping[str, Source]) -> Inputs:
     `frames` are those that were loaded from memory. Raises `InputError` where one of these is not
     given, or a file has changed since.
     """
-    labels = loading._labels(loaded.models)
+    labels = loading.label_columns(loaded.models)
 
     def again(name: str) -> Table:
         if name not in loaded.inputs:
-            return loading._table(name, None, labels)
-        table = loading._table(name, _source(name, loaded, frames), labels)
+            return loading.read_input(name, None, labels)
+        table = loading.read_input(name, _source(name, loaded, frames), labels)
         expected = loaded.inputs[name]
         if (table.sha256, len(table.frame)) != (expected["sha256"], expected["rows"]):
             raise InputError(f"{name}: has changed since it was loaded; load it again")
@@ -112,7 +112,7 @@ def with_cash(inputs: Inputs, market: LoadedMarket, known: Assets) -> tuple[Inpu
 
 def cash_alone(market: LoadedMarket) -> Assets:
     """Cash in the margin currency and nothing else."""
-    table = loading._table("assets", None, ())
+    table = loading.read_input("assets", None, ())
     table = replace(table, frame=_cash(market.market.currency))
     return load_assets(table, market.rates, market.prices, market.market).assets
 

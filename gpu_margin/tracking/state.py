@@ -17,8 +17,7 @@ from gpu_margin.io.market_tables import LoadedMarket
 from gpu_margin.io.tables import Source, Table
 from gpu_margin.io.trade_tables import codes_of
 from gpu_margin.loading import Loaded
-from gpu_margin.portfolio import Portfolio, Rows, add_up, entry_rows
-from gpu_margin.resident import rows_at
+from gpu_margin.portfolio import Portfolio, Rows, add_up, entry_rows, rows_at
 from gpu_margin.tracking.inputs import NO_MARKS, Inputs, cash_alone, read_inputs, with_cash
 from gpu_margin.tracking.ledger import Ledger
 from gpu_margin.tracking.members import Members
