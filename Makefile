@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test lint types contracts wheel bench check clean help
+.PHONY: demo serve test lint types contracts wheel bench check clean help
 
 help: ## Say what can be made
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -19,6 +19,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED) ## Build an exchange on real histories, margin it, show the result
 	$(BIN)/gpu-margin demo --out gpu-margin-demo
+
+serve: $(INSTALLED) ## Serve the demo exchange on http://127.0.0.1:8080
+	test -e gpu-margin-demo/config.toml || $(BIN)/gpu-margin demo --out gpu-margin-demo
+	$(BIN)/gpu-margin serve gpu-margin-demo/config.toml
 
 test: $(INSTALLED) ## Run the tests
 	$(BIN)/python -m pytest -m "not gpu"

@@ -4,12 +4,18 @@ Each row's profit is accumulated entry by entry over all scenarios at once (inde
 compiler vectorises them without changing any), then its tail is taken by one scan that keeps the
 smallest profits sorted. No fastmath: multiplication and addition stay apart, and the bits are those
 of the NumPy reference. Rows are shared out among threads; no sum is.
+
+Little work is done by the thread that asks, and so is any while another thread has the others: a
+parallel region waits for the slowest of its threads, and its library lets no two callers in at
+once. It is the same compiled code for a chunk of rows, and gives the same bits. No call holds the
+interpreter's lock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -39,6 +45,12 @@ Ints = NDArray[np.int64]
 # Rows that a thread takes at a time, and the deepest tail that is kept by insertion.
 _CHUNK = 64
 _INSERTED = 64
+# Multiplications below which threads cost more than they save; what the scan of a row's scenarios
+# for its tail costs, as entries of the row.
+_LITTLE = 1 << 22
+_SCAN = 4
+# Whoever has it may enter a parallel region.
+_THREADS = Lock()
 
 
 class NumbaBackend:
@@ -77,7 +89,8 @@ class NumbaBackend:
     def weighted_sum(self, rows: Rows, matrix: Floats) -> Floats:
         """[row, scenario] sum of value x matrix[column, scenario]."""
         result = np.empty((len(rows), matrix.shape[1]), dtype=sum_dtype(np, rows, matrix))
-        _weighted_sum(rows.offsets, rows.column, rows.value, np.ascontiguousarray(matrix), result)
+        arrays = (rows.offsets, rows.column, rows.value, np.ascontiguousarray(matrix), result)
+        _run(_weighted_sum, _weighted_sum_alone, len(rows.column) * matrix.shape[1], arrays)
         return result
 
     def tail(
@@ -94,20 +107,24 @@ class NumbaBackend:
         divisors = np.array([measure.divisor for measure in measures])
         order = np.empty((len(rows) if scenarios else 0, weights.shape[1]), dtype=np.int64)
         arrays = (rows.offsets, rows.column, rows.value, np.ascontiguousarray(matrix))
-        _tail(*arrays, weights, sizes, divisors, value, worst, order)
+        work = (len(rows.column) + _SCAN * len(rows)) * matrix.shape[1]
+        results = (weights, sizes, divisors, value, worst, order)
+        _run(_tail, _tail_alone, work, (*arrays, *results))
         return TailResult(value, worst, order if scenarios else None)
 
     def quadratic_form(self, rows: Rows, matrix: Floats) -> Floats:
         """[row] x' matrix x."""
         result = np.empty(len(rows))
         value = rows.value.astype(np.float64, copy=False)
-        _quadratic_form(rows.offsets, rows.column, value, np.ascontiguousarray(matrix), result)
+        arrays = (rows.offsets, rows.column, value, np.ascontiguousarray(matrix), result)
+        size = np.diff(rows.offsets)
+        _run(_quadratic_form, _quadratic_form_alone, int((size * size).sum()), arrays)
         return result
 
     def segment_sum(self, values: Floats, offsets: Ints) -> Floats:
         """[segment] sums in stored order."""
         result = np.empty(len(offsets) - 1)
-        _segment_sum(values, offsets, result)
+        _run(_segment_sum, _segment_sum_alone, len(values), (values, offsets, result))
         return result
 
     def black76(
@@ -117,7 +134,18 @@ class NumbaBackend:
         return np.asarray(load("numpy").black76(forward, strike, volatility, time, rate, call))
 
 
-@njit(cache=True)
+def _run(parallel: Callable[..., None], alone: Callable[..., None], work: int, arrays: Any) -> None:
+    """Call the one or the other: threads for much `work`, where no one else has them."""
+    if work >= _LITTLE and _THREADS.acquire(blocking=False):
+        try:
+            parallel(*arrays)
+        finally:
+            _THREADS.release()
+    else:
+        alone(*arrays)
+
+
+@njit(cache=True, nogil=True)
 def _accumulate(
     first: int, last: int, column: Ints, value: Floats, matrix: Floats, profit: Floats
 ) -> None:
@@ -146,7 +174,7 @@ def _accumulate(
         entry += 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _smallest(profit: Floats, kept: Floats) -> int:
     """Fill `kept` with the smallest profits, ascending; returns the first of the least."""
     depth = len(kept)
@@ -174,7 +202,7 @@ def _smallest(profit: Floats, kept: Floats) -> int:
     return place
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _scenarios(profit: Floats, kept: Floats, taken: Ints, order: Ints) -> None:
     """Fill `order` with the scenarios of the kept profits, the earlier of equal ones first.
 
@@ -191,7 +219,7 @@ def _scenarios(profit: Floats, kept: Floats, taken: Ints, order: Ints) -> None:
                 taken[first] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _measured(kept: Floats, weights: Floats, divisor: float) -> float:
     """The measure of the smallest profits (ascending): from the k-th worst loss to the worst."""
     total = 0.0
@@ -200,7 +228,37 @@ def _measured(kept: Floats, weights: Floats, divisor: float) -> float:
     return total / divisor
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True, nogil=True)
+def _tail_chunk(
+    chunk: int,
+    offsets: Ints,
+    column: Ints,
+    value: Floats,
+    matrix: Floats,
+    weights: Floats,
+    sizes: Ints,
+    divisors: Floats,
+    result: Floats,
+    worst: Ints,
+    order: Ints,
+) -> None:
+    """Measures and worst scenario of a chunk of rows, their tail's where `order` has a row each.
+
+    Profits have the dtype of the values; weights are float64, and so is what they are added up to.
+    """
+    profit = np.empty(matrix.shape[1], dtype=value.dtype)
+    kept = np.empty(weights.shape[1], dtype=value.dtype)
+    taken = np.empty(weights.shape[1], dtype=np.int64)
+    for row in range(chunk * _CHUNK, min(len(offsets) - 1, (chunk + 1) * _CHUNK)):
+        _accumulate(offsets[row], offsets[row + 1], column, value, matrix, profit)
+        worst[row] = _smallest(profit, kept)
+        if len(order):
+            _scenarios(profit, kept, taken, order[row])
+        for m in range(len(sizes)):
+            result[row, m] = _measured(kept, weights[m, : sizes[m]], divisors[m])
+
+
+@njit(parallel=True, cache=True, nogil=True)
 def _tail(
     offsets: Ints,
     column: Ints,
@@ -213,25 +271,32 @@ def _tail(
     worst: Ints,
     order: Ints,
 ) -> None:
-    """Measures and worst scenario of all rows, and their tail's where `order` has a row for each.
-
-    Profits have the dtype of the values; weights are float64, and so is what they are added up to.
-    """
-    rows = len(offsets) - 1
-    for chunk in prange((rows + _CHUNK - 1) // _CHUNK):
-        profit = np.empty(matrix.shape[1], dtype=value.dtype)
-        kept = np.empty(weights.shape[1], dtype=value.dtype)
-        taken = np.empty(weights.shape[1], dtype=np.int64)
-        for row in range(chunk * _CHUNK, min(rows, (chunk + 1) * _CHUNK)):
-            _accumulate(offsets[row], offsets[row + 1], column, value, matrix, profit)
-            worst[row] = _smallest(profit, kept)
-            if len(order):
-                _scenarios(profit, kept, taken, order[row])
-            for m in range(len(sizes)):
-                result[row, m] = _measured(kept, weights[m, : sizes[m]], divisors[m])
+    for chunk in prange((len(offsets) - 2 + _CHUNK) // _CHUNK):
+        _tail_chunk(
+            chunk, offsets, column, value, matrix, weights, sizes, divisors, result, worst, order
+        )
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True, nogil=True)
+def _tail_alone(
+    offsets: Ints,
+    column: Ints,
+    value: Floats,
+    matrix: Floats,
+    weights: Floats,
+    sizes: Ints,
+    divisors: Floats,
+    result: Floats,
+    worst: Ints,
+    order: Ints,
+) -> None:
+    for chunk in range((len(offsets) - 2 + _CHUNK) // _CHUNK):
+        _tail_chunk(
+            chunk, offsets, column, value, matrix, weights, sizes, divisors, result, worst, order
+        )
+
+
+@njit(parallel=True, cache=True, nogil=True)
 def _weighted_sum(
     offsets: Ints, column: Ints, value: Floats, matrix: Floats, result: Floats
 ) -> None:
@@ -239,29 +304,62 @@ def _weighted_sum(
         _accumulate(offsets[row], offsets[row + 1], column, value, matrix, result[row])
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True, nogil=True)
+def _weighted_sum_alone(
+    offsets: Ints, column: Ints, value: Floats, matrix: Floats, result: Floats
+) -> None:
+    for row in range(len(offsets) - 1):
+        _accumulate(offsets[row], offsets[row + 1], column, value, matrix, result[row])
+
+
+@njit(cache=True, nogil=True)
+def _form(first: int, last: int, column: Ints, value: Floats, matrix: Floats) -> float:
+    """x' matrix x of the entries first to last."""
+    total = 0.0
+    for i in range(first, last):
+        line = matrix[column[i]]
+        slope = 0.0
+        for j in range(first, last):
+            slope += line[column[j]] * value[j]
+        total += value[i] * slope
+    return total
+
+
+@njit(parallel=True, cache=True, nogil=True)
 def _quadratic_form(
     offsets: Ints, column: Ints, value: Floats, matrix: Floats, result: Floats
 ) -> None:
     for row in prange(len(offsets) - 1):
-        first, last = offsets[row], offsets[row + 1]
-        total = 0.0
-        for i in range(first, last):
-            line = matrix[column[i]]
-            slope = 0.0
-            for j in range(first, last):
-                slope += line[column[j]] * value[j]
-            total += value[i] * slope
-        result[row] = total
+        result[row] = _form(offsets[row], offsets[row + 1], column, value, matrix)
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True, nogil=True)
+def _quadratic_form_alone(
+    offsets: Ints, column: Ints, value: Floats, matrix: Floats, result: Floats
+) -> None:
+    for row in range(len(offsets) - 1):
+        result[row] = _form(offsets[row], offsets[row + 1], column, value, matrix)
+
+
+@njit(cache=True, nogil=True)
+def _sum(first: int, last: int, values: Floats) -> float:
+    """Of the values first to last, one after another."""
+    total = 0.0
+    for entry in range(first, last):
+        total += values[entry]
+    return total
+
+
+@njit(parallel=True, cache=True, nogil=True)
 def _segment_sum(values: Floats, offsets: Ints, result: Floats) -> None:
     for segment in prange(len(offsets) - 1):
-        total = 0.0
-        for entry in range(offsets[segment], offsets[segment + 1]):
-            total += values[entry]
-        result[segment] = total
+        result[segment] = _sum(offsets[segment], offsets[segment + 1], values)
+
+
+@njit(cache=True, nogil=True)
+def _segment_sum_alone(values: Floats, offsets: Ints, result: Floats) -> None:
+    for segment in range(len(offsets) - 1):
+        result[segment] = _sum(offsets[segment], offsets[segment + 1], values)
 
 
 BACKEND = NumbaBackend()

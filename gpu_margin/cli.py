@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gpu_margin import (
+    audit_cli,
+    calibrate_cli,
+    console,
+    cure_cli,
+    engine,
+    export_cli,
+    keys_cli,
+    loading,
+    serve_cli,
+    whatif_cli,
+)
 from gpu_margin import backend as backends
-from gpu_margin import calibrate_cli, console, cure_cli, engine, export_cli, loading, whatif_cli
 from gpu_margin.commands import (
     AsJson,
     BackendName,
@@ -45,6 +56,9 @@ app.add_typer(calibrate_cli.app)
 app.command()(whatif_cli.whatif)
 app.command()(cure_cli.cure)
 app.command()(export_cli.export_state)
+app.command()(serve_cli.serve)
+app.add_typer(keys_cli.keys_app)
+app.add_typer(audit_cli.audit_app)
 
 
 def main() -> None:

@@ -44,7 +44,8 @@ class Inputs(Settings):
 class Config(Settings):
     """Everything a run is told. `models` maps a name to the settings of its kind.
 
-    `gate` has the settings of the order gate (`load_gate`), which a run does not need.
+    `gate` has the settings of the order gate (`load_gate`) and `server` those of `gpu-margin serve`
+    (`server.settings`), which a run does not need.
     """
 
     valuation_date: Annotated[date, BeforeValidator(_a_date)]
@@ -53,6 +54,7 @@ class Config(Settings):
     models: dict[str, dict[str, Any]] = Field(min_length=1)
     collateral: CollateralParameters = CollateralParameters()
     gate: dict[str, Any] | None = None
+    server: dict[str, Any] | None = None
 
 
 class ModelOptions(Settings):

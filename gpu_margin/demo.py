@@ -50,6 +50,9 @@ measure = { kind = "es", confidence = 0.975, tail = "discrete" }
 maintenance = 0.8
 allocation = true                                 # which positions the requirement comes from
 # offset_cap = 0.8                                # of what product groups save each other, this share counts
+[gate]                                            # the order gate of gpu-margin serve
+model = "historical"
+stale_seconds = 60.0                              # orders on older marks are refused
 """  # noqa: E501
 
 

@@ -16,6 +16,7 @@ from gpu_margin.failures import ConfigError, InputError
 from gpu_margin.io.position_tables import POSITION_COLUMNS
 from gpu_margin.io.tables import ROW, read_table
 from gpu_margin.loading import Loaded
+from gpu_margin.models import Prepared
 from gpu_margin.portfolio import Portfolio, entry_rows
 from gpu_margin.reopening import reopen
 from gpu_margin.result_tables import run_tables
@@ -59,15 +60,25 @@ def explain(folder: str | Path, account: str, model: str | None = None) -> list[
 
 def _explain(loaded: Loaded, portfolio: Portfolio, name: str) -> Explanation:
     model = next(model for model in loaded.models if model.name == name)
+    prepared = prepare(loaded, model, backends.load("numpy"))
     failures = _account_failures(loaded, portfolio.accounts[0])
+    return explanation(loaded, portfolio, prepared, name, failures)
+
+
+def explanation(
+    loaded: Loaded, portfolio: Portfolio, prepared: Prepared, name: str, failures: pl.DataFrame
+) -> Explanation:
+    """Explain the one account of a portfolio under a model that was prepared in its market.
+
+    `failures` are the account's. Raises `InputError` where it has no good position row.
+    """
     if not portfolio.good.any():
         raise InputError(
             f"account {portfolio.accounts[0]!r} has no good position row: "
             f"{failures['reason'].to_list()}"
         )
-    prepared = prepare(loaded, model, backends.load("numpy"))
     margins = {name: prepared.margin(portfolio)}
-    tables = run_tables(portfolio, loaded.market, margins, loaded.failures)
+    tables = run_tables(portfolio, loaded.market, margins, failures)
     figures = prepared.positions(portfolio)
     # Of the measure as it is: smoothed ones would not add up to a value-at-risk.
     contribution = contributions(prepared, portfolio, smooth=False).amount

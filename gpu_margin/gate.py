@@ -1,6 +1,7 @@
 """The order gate: whether an order may stand, how much of it, and when.
 
-`decide` is a pure function of (state, order, parameters). In this order: an order that cannot be
+`decide` is a pure function of (state, order, parameters); `gate_batch` has it for many orders at
+once. In this order: an order that cannot be
 judged, or whose marks are missing or stale, is refused; then margin decides; then volatility
 throttles what margin let pass. An order that only reduces a position skips the last.
 
@@ -23,12 +24,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from gpu_margin.backend import Backend
+from gpu_margin.fills import Asking, Fills, answered, laid
 from gpu_margin.market import Market
 from gpu_margin.models import Prepared
 from gpu_margin.portfolio import Rows
 from gpu_margin.safe_size import MOST_ORDERS, MarginRule, SafeSize, lots_size, safe_size, whole_lots
 from gpu_margin.throttle import MarkState, ThrottleParameters, active, largest_notional
-from gpu_margin.worst_fill import Measurer, fills, measurer_of
+from gpu_margin.worst_fill import Measurer, ScenarioMeasurer, measurer_of
 
 Array = Any
 Floats = NDArray[np.float64]
@@ -42,7 +44,7 @@ Rule = (
 )
 
 # As in the input tables: what is larger is no number of contracts.
-_LARGEST = 1e30
+LARGEST = 1e30
 
 
 # What margin found, by its rule.
@@ -154,25 +156,45 @@ def gate_market(prepared: Prepared, market: Market, backend: Backend) -> GateMar
     """
     instruments = market.instruments
     notional = np.abs(instruments.scale * instruments.level)
-    return GateMarket(measurer_of(prepared, backend), instruments.factor, notional)
+    measurer = measurer_of(prepared, backend)
+    if isinstance(measurer, ScenarioMeasurer):
+        _ = measurer.largest  # now, not when the first order comes
+    return GateMarket(measurer, instruments.factor, notional)
 
 
 def decide(state: GateState, order: Order, parameters: GateParameters) -> Decision:
     """Accept the order, shrink it, slow it or refuse it."""
-    refused = _unfit(state, order) or _without_marks(state, order, parameters)
+    refused = refusal(state, order, parameters)
     if refused is not None:
         return refused
+    opened = state.orders
+    open_orders = _rows([one.instrument for one in opened], [one.quantity for one in opened])
+    vectors = None if state.vector is None else state.vector[None, :]
     # What overflows is not within any limit.
     with np.errstate(over="ignore", invalid="ignore"):
-        return _decided(state, order, parameters)
+        new = _rows([order.instrument], [order.quantity])
+        place = np.zeros(1, dtype=np.int64)
+        together = laid(state.market.measurer, state.book, open_orders, new, place, vectors)
+        judgement = judged(state, order, parameters, together.fills(0))
+        return answered(together.sums, [judgement])[0]
 
 
-def _decided(state: GateState, order: Order, parameters: GateParameters) -> Decision:
-    """Margin's decision, then that of volatility."""
-    passed = _by_margin(state, order, parameters)
-    if passed.action == "refuse" or is_reducing(state, order.instrument, passed.quantity):
-        return passed
-    return _throttled(state, order, parameters, passed)
+def refusal(state: GateState, order: Order, parameters: GateParameters) -> Decision | None:
+    """Why the order cannot be judged; None where it can."""
+    return _unfit(state, order) or _without_marks(state, order, parameters)
+
+
+def judged(
+    state: GateState,
+    order: Order,
+    parameters: GateParameters,
+    fills: Fills,
+    bound: float | None = None,
+) -> Asking[Decision]:
+    """Margin's decision, then that of volatility; `bound` is W+ where it is known already."""
+    limit = parameters.utilisation_cap * state.collateral
+    passed = yield from _by_margin(order, fills, limit, parameters.lot, bound)
+    return (yield from throttled(state, order, parameters, fills, passed))
 
 
 def is_reducing(state: GateState, instrument: int, quantity: float) -> bool:
@@ -190,10 +212,13 @@ def is_reducing(state: GateState, instrument: int, quantity: float) -> bool:
 
 def _unfit(state: GateState, order: Order) -> Decision | None:
     """What is wrong with the order or the collateral."""
-    if not 0 <= order.instrument < len(state.market.underlying):
-        return _refusal("unknown_instrument", f"there is no instrument {order.instrument}")
-    if not (0.0 < abs(order.quantity) <= _LARGEST and math.isfinite(order.time)):
+    for one in (order, *state.orders):
+        if not 0 <= one.instrument < len(state.market.underlying):
+            return _refusal("unknown_instrument", f"there is no instrument {one.instrument}")
+    if not (0.0 < abs(order.quantity) <= LARGEST and math.isfinite(order.time)):
         return _refusal("order", "an order needs a quantity that is not 0, and a time")
+    if not all(abs(one.quantity) <= LARGEST for one in state.orders):
+        return _refusal("order", "an open order needs a quantity")
     if not math.isfinite(state.collateral):
         return _refusal("collateral", "the value of the collateral is not known")
     return None
@@ -221,17 +246,20 @@ def _refusal(rule: Rule, message: str) -> Decision:
 # ---------------------------------------------------------------- margin
 
 
-def _by_margin(state: GateState, order: Order, parameters: GateParameters) -> Decision:
+def _by_margin(
+    order: Order, fills: Fills, limit: float, lot: float, bound: float | None = None
+) -> Asking[Decision]:
     """What margin alone lets pass."""
-    limit = parameters.utilisation_cap * state.collateral
-    open_orders = [(one.instrument, one.quantity) for one in state.orders]
-    asked = (order.instrument, order.quantity)
-    case = fills(state.market.measurer, state.book, open_orders, asked, state.vector)
-    safe = safe_size(case, limit, parameters.lot)
-    action: Action = "accept" if safe.size == case.most else "shrink" if safe.size else "refuse"
-    quantity = math.copysign(safe.size, order.quantity) if safe.size else 0.0
+    safe = yield from safe_size(fills, limit, lot, bound)
+    return margin_decision(order.quantity, fills.most, safe, limit)
+
+
+def margin_decision(quantity: float, most: float, safe: SafeSize, limit: float) -> Decision:
+    """Margin's decision on an order of `quantity`, of which it judged `most` contracts."""
+    action: Action = "accept" if safe.size == most else "shrink" if safe.size else "refuse"
+    passed = math.copysign(safe.size, quantity) if safe.size else 0.0
     figures = (limit, safe.bound, safe.before, safe.after)
-    return Decision(action, quantity, safe.rule, _why(safe, action, limit), *figures)
+    return Decision(action, passed, safe.rule, _why(safe, action, limit), *figures)
 
 
 def _why(safe: SafeSize, action: Action, limit: float) -> str:
@@ -244,10 +272,12 @@ def _why(safe: SafeSize, action: Action, limit: float) -> str:
 # ---------------------------------------------------------------- volatility
 
 
-def _throttled(
-    state: GateState, order: Order, parameters: GateParameters, passed: Decision
-) -> Decision:
+def throttled(
+    state: GateState, order: Order, parameters: GateParameters, fills: Fills, passed: Decision
+) -> Asking[Decision]:
     """What volatility leaves of what margin let pass: first the size, then the pace."""
+    if passed.action == "refuse" or is_reducing(state, order.instrument, passed.quantity):
+        return passed
     underlying = int(state.market.underlying[order.instrument])
     volatility = state.marks[underlying].volatility
     threshold = active(parameters, volatility)
@@ -258,7 +288,9 @@ def _throttled(
         lots = whole_lots(largest / notional, parameters.lot) if largest else 0
         message = f"{seen}: an order may be worth {largest:.2f} at most"
         size = lots_size(lots, parameters.lot)
-        passed = _cut(state, order, parameters, passed, size, message)
+        limit = parameters.utilisation_cap * state.collateral
+        smaller = replace(fills, most=size)
+        passed = yield from _cut(order, smaller, limit, parameters.lot, passed, message)
     if threshold is None or is_reducing(state, order.instrument, passed.quantity):
         return passed
     wait = threshold.min_interval_seconds - (
@@ -274,20 +306,23 @@ def _throttled(
 
 
 def _cut(
-    state: GateState,
-    order: Order,
-    parameters: GateParameters,
-    passed: Decision,
-    size: float,
-    message: str,
-) -> Decision:
-    """The order cut to `size` contracts."""
+    order: Order, fills: Fills, limit: float, lot: float, passed: Decision, message: str
+) -> Asking[Decision]:
+    """The order cut to the size that the fills have."""
     rule: Rule = "volatility_size"
-    if size == 0.0:
+    if fills.most == 0.0:
         return replace(passed, action="refuse", quantity=0.0, rule=rule, message=message)
     # Judged again: where the measure is not convex, less is not always safe.
-    smaller = replace(order, quantity=math.copysign(size, order.quantity))
-    judged = _by_margin(state, smaller, parameters)
-    if judged.action != "accept":
-        return judged
-    return replace(judged, action="shrink", rule=rule, message=message)
+    judged_again = yield from _by_margin(order, fills, limit, lot)
+    if judged_again.action != "accept":
+        return judged_again
+    return replace(judged_again, action="shrink", rule=rule, message=message)
+
+
+def _rows(column: list[int], value: list[float]) -> Rows:
+    """One row."""
+    return Rows(
+        np.array([0, len(column)], dtype=np.int64),
+        np.array(column, dtype=np.int64),
+        np.array(value, dtype=np.float64),
+    )

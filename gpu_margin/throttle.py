@@ -126,3 +126,8 @@ def largest_notional(parameters: ThrottleParameters, threshold: Threshold | None
     if parameters.max_order_notional is None:
         return math.inf if factor > 0.0 else 0.0
     return factor * parameters.max_order_notional
+
+
+def longest_interval(parameters: ThrottleParameters) -> float:
+    """The longest time in seconds that any threshold wants between orders."""
+    return max((one.min_interval_seconds for one in parameters.throttle), default=0.0)

@@ -5,15 +5,17 @@ worst loss, covariance, and these with bounded offsets) is largest at a corner o
 (Rockafellar, Convex Analysis (1970), theorem 32.2): the maximum W over subsets of orders, each
 filled in whole or not at all, covers every partial fill. Value-at-risk is not convex: W is then the
 maximum over whole fills and no more than that. The bound W+ >= W needs no subsets.
+
+Books are measured side by side, each with legs of its own; what shares a call changes no bit.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,7 @@ from gpu_margin import unit_risk
 from gpu_margin.backend import Backend, TailMeasure
 from gpu_margin.books import placed
 from gpu_margin.models import Prepared
-from gpu_margin.portfolio import Rows, add_up, entry_rows, row_offsets, rows_at
+from gpu_margin.portfolio import Rows, add_up, entry_rows, rows_at
 from gpu_margin.resident import net
 from gpu_margin.tails import is_smoothed
 
@@ -32,28 +34,49 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 # How far a sum of scenario vectors may be from the canonical sum, relative to the gross loss.
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Legs:
+    """What is mixed: books, and one contract of each of their orders.
+
+    `rows` [leg] of net positions: those of the books first, then one contract of each order in its
+    direction. `place` [book] is where in `vectors` [place, scenario] on the device the P&L of a
+    book is resident, -1 where it is not.
+    """
+
+    rows: Rows
+    place: Ints
+    vectors: Array | None
+
+    @cached_property
+    def resident(self) -> Bools:
+        """[book] whether its vector is there already."""
+        there: Bools = (self.place >= 0) & (self.vectors is not None)
+        return there
+
+
+# "sum" is the measure of the sum of a mixture of legs and "worst" the bound W+; both may be off by
+# rounding. "exact" is what the net positions require, canonically, and "exact_worst" the bound of
+# the book's canonical vector.
+Way = Literal["sum", "worst", "exact", "exact_worst"]
 
 
 class Sums(Protocol):
-    """Legs that are measured in any mixture: the book, and one contract of each order.
+    """Legs that are measured in any mixture.
 
-    Mixtures are rows of legs: how much of the book (1) and how many contracts of each order.
-    `rounding` is how far `measure` and `bound` may be from the canonical figures, in margin
-    currency.
+    Mixtures are rows of legs: one book (1) first, then contracts of its orders. `gross` [leg] is
+    the scale of what one unit of a leg may be off by, 0 where figures are canonical (`ROUNDING`).
     """
 
     @property
-    def rounding(self) -> float:
-        """See above; 0 where the figures are canonical."""
+    def gross(self) -> Floats:
+        """See above, in margin currency."""
         ...
 
-    def measure(self, mixtures: Rows) -> Floats:
-        """[mixture] what it requires."""
-        ...
-
-    def bound(self, mixture: Rows) -> float | None:
-        """W+ of one mixture: no partial fill of it requires more. None where none is known."""
+    def answer(self, way: Way, mixtures: Rows) -> Floats:
+        """[mixture] figures of a kind: see `Way`."""
         ...
 
 
@@ -65,15 +88,17 @@ class Measurer(Protocol):
         """Whether the requirement is convex, and no more than the sum of that of any parts."""
         ...
 
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a bound W+: it may only be asked for where there is."""
+        ...
+
     def require(self, rows: Rows) -> Floats:
         """[row] what net positions require, canonically: the same bits as in a run."""
         ...
 
-    def sums(self, legs: Rows, mixture: Rows, vector: Array | None) -> Sums:
-        """The legs to be mixed, `mixture` being the largest; `vector` is the book's, if resident.
-
-        `legs` are rows of positions: the book's, then one of each order.
-        """
+    def sums(self, legs: Legs) -> Sums:
+        """The legs to be mixed."""
         ...
 
 
@@ -88,6 +113,7 @@ class ScenarioMeasurer:
     matrix: Array
     tail: TailMeasure
     backend: Backend
+    bounded: bool = True
 
     @cached_property
     def convex(self) -> bool:
@@ -95,7 +121,7 @@ class ScenarioMeasurer:
         return not is_smoothed(self.tail)
 
     @cached_property
-    def _largest(self) -> Floats:
+    def largest(self) -> Floats:
         """[instrument] largest absolute P&L of one contract."""
         xp = self.backend.xp
         largest: Floats = self.backend.to_host(xp.max(xp.abs(self.matrix), axis=1))
@@ -103,23 +129,14 @@ class ScenarioMeasurer:
 
     def require(self, rows: Rows) -> Floats:
         """[row] the measure, at least 0."""
-        return self._measured(rows, self.matrix)
+        return self.measured(rows, self.matrix)
 
-    def sums(self, legs: Rows, mixture: Rows, vector: Array | None) -> Sums:
-        """Scenario vectors of the legs: that of the book is added up once, or resident."""
-        xp, backend = self.backend.xp, self.backend
-        first = 0 if vector is None else 1
-        vectors = backend.weighted_sum(_from(legs, first, backend), self.matrix)
-        if vector is not None:
-            vectors = xp.concat([vector[None, :], vectors], axis=0)
-        orders = vectors[1:, :]
-        losses = xp.concat([vectors[:1, :], xp.minimum(orders, xp.zeros_like(orders))], axis=0)
-        size = np.abs(legs.value) * self._largest[legs.column]
-        of_leg = add_up(entry_rows(legs), size, len(legs))
-        gross = math.fsum((mixture.value * of_leg[mixture.column]).tolist())
-        return _Vectors(vectors, losses, self._measured, _ROUNDING * gross)
+    def sums(self, legs: Legs) -> Sums:
+        """Scenario vectors of the legs: those of books are added up once, or resident."""
+        return _Vectors(self, legs)
 
-    def _measured(self, rows: Rows, matrix: Array) -> Floats:
+    def measured(self, rows: Rows, matrix: Array) -> Floats:
+        """[row] the measure of rows of a matrix [column, scenario] on the device, at least 0."""
         found = self.backend.tail(placed(rows, self.backend).device, matrix, [self.tail])
         amount: Floats = self.backend.to_host(found.value)[:, 0]
         return np.maximum(amount, 0.0) + 0.0  # -0.0 becomes 0.0
@@ -127,18 +144,85 @@ class ScenarioMeasurer:
 
 @dataclass(frozen=True, eq=False)
 class _Vectors:
-    """`vectors` and `losses` [leg, scenario]: `losses` without the profits of orders."""
+    """Legs as scenario vectors; what overflows is measured as infinite."""
 
-    vectors: Array
-    losses: Array
-    measured: Callable[[Rows, Array], Floats]
-    rounding: float
+    measurer: ScenarioMeasurer
+    legs: Legs
 
-    def measure(self, mixtures: Rows) -> Floats:
-        return self.measured(mixtures, self.vectors)
+    @cached_property
+    def gross(self) -> Floats:
+        rows = self.legs.rows
+        size = np.abs(rows.value) * self.measurer.largest[rows.column]
+        return add_up(entry_rows(rows), size, len(rows))
 
-    def bound(self, mixture: Rows) -> float | None:
-        return float(self.measured(mixture, self.losses)[0])
+    def answer(self, way: Way, mixtures: Rows) -> Floats:
+        if way == "exact":
+            return self.measurer.require(mixed(self.legs.rows, mixtures))
+        matrix = {"sum": "_whole", "worst": "_losing", "exact_worst": "_exactly_losing"}[way]
+        found = self.measurer.measured(mixtures, getattr(self, matrix))
+        # Of every mixture the book is the first leg.
+        found[~self._finite[mixtures.column[mixtures.offsets[:-1]]]] = math.inf
+        return found
+
+    @cached_property
+    def _finite(self) -> Bools:
+        """[book] whether it is in range: what is not would spoil the figures of others."""
+        finite: Bools = np.isfinite(self.gross[: len(self.legs.place)])
+        return finite
+
+    @cached_property
+    def _orders(self) -> Array:
+        """[leg of an order, scenario] P&L of one contract in its direction."""
+        count = len(self.legs.place)
+        return self._added_up(np.arange(count, len(self.legs.rows)))
+
+    @cached_property
+    def _losses(self) -> Array:
+        """The same without profits."""
+        xp, orders = self.measurer.backend.xp, self._orders
+        return xp.minimum(orders, xp.zeros_like(orders))
+
+    @cached_property
+    def _books(self) -> Array:
+        """[book, scenario] P&L, added up where it is not resident."""
+        legs, backend = self.legs, self.measurer.backend
+        there = legs.resident
+        if not there.any():
+            return self._canonical_books
+        held = backend.xp.take(legs.vectors, backend.to_device(legs.place[there]), axis=0)
+        if there.all():
+            return held
+        others = np.flatnonzero(~there)
+        added = self._added_up(np.where(self._finite[others], others, -1))
+        order = np.argsort(np.concatenate([np.flatnonzero(there), others]))
+        both = backend.xp.concat([held, added], axis=0)
+        return backend.xp.take(both, backend.to_device(order), axis=0)
+
+    @cached_property
+    def _canonical_books(self) -> Array:
+        return self._added_up(np.where(self._finite, np.arange(len(self._finite)), -1))
+
+    @cached_property
+    def _whole(self) -> Array:
+        return self._below(self._books, self._orders)
+
+    @cached_property
+    def _losing(self) -> Array:
+        return self._below(self._books, self._losses)
+
+    @cached_property
+    def _exactly_losing(self) -> Array:
+        return self._below(self._canonical_books, self._losses)
+
+    def _below(self, books: Array, orders: Array) -> Array:
+        """[leg, scenario]"""
+        return self.measurer.backend.xp.concat([books, orders], axis=0)
+
+    def _added_up(self, chosen: Ints) -> Array:
+        """[chosen leg, scenario] of positions; nothing for -1."""
+        backend = self.measurer.backend
+        rows = placed(rows_at(self.legs.rows, chosen), backend).device
+        return backend.weighted_sum(rows, self.measurer.matrix)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,11 +232,16 @@ class RowMeasurer:
     rows_require: Callable[[Rows], Floats]
     convex: bool
 
+    @property
+    def bounded(self) -> bool:
+        """Parts may require less than their sum where it is not convex."""
+        return self.convex
+
     def require(self, rows: Rows) -> Floats:
         """[row] the requirement."""
         return self.rows_require(rows)
 
-    def sums(self, legs: Rows, mixture: Rows, vector: Array | None) -> Sums:
+    def sums(self, legs: Legs) -> Sums:
         """The legs themselves."""
         return _Positions(self, legs)
 
@@ -162,19 +251,21 @@ class _Positions:
     """Legs as positions."""
 
     measurer: RowMeasurer
-    legs: Rows
-    rounding: float = 0.0
+    legs: Legs
 
-    def measure(self, mixtures: Rows) -> Floats:
-        return self.measurer.require(mixed(self.legs, mixtures))
+    @cached_property
+    def gross(self) -> Floats:
+        return np.zeros(len(self.legs.rows))
 
-    def bound(self, mixture: Rows) -> float | None:
-        """The book's requirement plus that of every order alone."""
-        if not self.measurer.convex:
-            return None
-        count = np.arange(len(mixture.column) + 1, dtype=np.int64)
-        alone = Rows(count, mixture.column, mixture.value)
-        return math.fsum(self.measure(alone).tolist())
+    def answer(self, way: Way, mixtures: Rows) -> Floats:
+        if way in ("sum", "exact"):
+            return self.measurer.require(mixed(self.legs.rows, mixtures))
+        # A book's requirement plus that of every order alone.
+        count = np.arange(len(mixtures.column) + 1, dtype=np.int64)
+        alone = Rows(count, mixtures.column, mixtures.value)
+        amount = self.measurer.require(mixed(self.legs.rows, alone))
+        parts = np.split(amount, mixtures.offsets[1:-1])
+        return np.array([math.fsum(part.tolist()) for part in parts])
 
 
 def measurer_of(prepared: Prepared, backend: Backend) -> Measurer:
@@ -192,106 +283,9 @@ def _is_convex(prepared: Prepared) -> bool:
     return unit.unit_pnl is None or unit.component != "value_at_risk"
 
 
-@dataclass(frozen=True, eq=False)
-class Fills:
-    """A book, its open orders and one more order, in every fill.
-
-    `legs` are rows of positions: the book's net ones, one contract of each open order in its
-    direction, one of the new order; `amount` [open order] contracts, `most` those of the new order.
-    """
-
-    measurer: Measurer
-    legs: Rows
-    amount: Floats
-    most: float
-    vector: Array | None
-
-    @cached_property
-    def _sums(self) -> Sums:
-        return self.measurer.sums(self.legs, self._whole(self.most), self.vector)
-
-    def bound(self, size: float, limit: float) -> float | None:
-        """W+ with `size` contracts of the new order; canonical within rounding of the limit."""
-        found, sums = self._sums.bound(self._whole(size)), self._sums
-        if found is None or self.vector is None or abs(found - limit) > sums.rounding:
-            return found
-        exact = self.measurer.sums(self.legs, self._whole(self.most), None)
-        return exact.bound(self._whole(size))
-
-    def before(self, limit: float) -> float:
-        """W without the new order; canonical unless it is well below the limit."""
-        mixtures = self._mixtures(self.subsets, 0.0)
-        found = self._sums.measure(mixtures)
-        top = float(found.max())
-        if top + self._sums.rounding < limit:
-            return top
-        return float(self._canonical(mixtures, found, found < top - 2 * self._sums.rounding).max())
-
-    def after(self, subsets: Bools, size: float, threshold: float) -> Floats:
-        """[subset] requirement of the book, the subset of open orders and `size` of the new one.
-
-        `subsets` [subset, open order]; figures within rounding of the threshold are canonical.
-        """
-        mixtures = self._mixtures(subsets, size)
-        found = self._sums.measure(mixtures)
-        return self._canonical(mixtures, found, np.abs(found - threshold) > self._sums.rounding)
-
-    @cached_property
-    def subsets(self) -> Bools:
-        """[subset, open order] all subsets."""
-        count = len(self.amount)
-        number = np.arange(1 << count)[:, None]
-        inside: Bools = (number >> np.arange(count)) & 1 == 1
-        return inside
-
-    def _whole(self, size: float) -> Rows:
-        return self._mixtures(np.ones((1, len(self.amount)), dtype=np.bool_), size)
-
-    def _mixtures(self, subsets: Bools, size: float) -> Rows:
-        """Rows of legs: the book, a subset of open orders, `size` of the new order."""
-        amounts = np.concatenate([[1.0], self.amount, [size]])
-        ends = np.ones((len(subsets), 1), dtype=np.bool_)
-        row, leg = np.nonzero(np.concatenate([ends, subsets, ends], axis=1))
-        return Rows(row_offsets(row, len(subsets)), leg.astype(np.int64), amounts[leg])
-
-    def _canonical(self, mixtures: Rows, found: Floats, sure: Bools) -> Floats:
-        """`found` [mixture], recomputed from positions where it is not sure."""
-        unsure = np.flatnonzero(~sure)
-        if len(unsure) and self._sums.rounding > 0.0:
-            found[unsure] = self.measurer.require(mixed(self.legs, rows_at(mixtures, unsure)))
-        return found
-
-
-def fills(
-    measurer: Measurer,
-    book: Rows,
-    orders: Sequence[tuple[int, float]],
-    order: tuple[int, float],
-    vector: Array | None = None,
-) -> Fills:
-    """`book` is one row of net positions; orders are (instrument code, signed quantity)."""
-    # In order of instrument and quantity: the state's own order changes no bit.
-    every = [*sorted(orders), order]
-    column = np.array([instrument for instrument, _ in every], dtype=np.int64)
-    quantity = np.array([contracts for _, contracts in every], dtype=np.float64)
-    held = len(book.column)
-    legs = Rows(
-        np.concatenate([[0], np.arange(held, held + len(every) + 1)]).astype(np.int64),
-        np.concatenate([book.column, column]),
-        np.concatenate([book.value, np.sign(quantity)]),
-    )
-    amount = np.abs(quantity)
-    return Fills(measurer, legs, amount[:-1], float(amount[-1]), vector)
-
-
 def mixed(legs: Rows, mixtures: Rows) -> Rows:
     """Net positions of mixtures of legs, in canonical order: as a portfolio of them is netted."""
     parts = rows_at(legs, mixtures.column)
     part = entry_rows(parts)
     value = mixtures.value[part] * parts.value
     return net(entry_rows(mixtures)[part], parts.column, value, len(mixtures))
-
-
-def _from(rows: Rows, first: int, backend: Backend) -> Rows:
-    """The rows from `first` on, on the device."""
-    return placed(rows_at(rows, np.arange(first, len(rows))), backend).device

@@ -7,14 +7,19 @@ very limit can be compared. Nothing here is imported from the gate but the nouns
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from datetime import date
 from itertools import product
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from gpu_margin import backend
 from gpu_margin.backend import Rows, TailMeasure
 from gpu_margin.gate import GateMarket, GateParameters, GateState, Order
+from gpu_margin.mark_board import MarkBoard, mark_board
+from gpu_margin.market import History, Instruments, Market
 from gpu_margin.throttle import MarkState
 from gpu_margin.worst_fill import RowMeasurer, ScenarioMeasurer
 
@@ -168,3 +173,33 @@ def state(
 
 def parameters(**more: Any) -> GateParameters:
     return GateParameters(**{"model": "m", "stale_seconds": 60.0, **more})
+
+
+# ---------------------------------------------------------------- marks
+
+FACTORS = ("A", "B", "C")
+
+
+def listed(option: list[bool] | None = None) -> Market:
+    """Instruments "0" to "3" on the three factors, all futures unless `option` says otherwise."""
+    count = INSTRUMENTS
+    codes, ones = np.zeros(count, dtype=np.int64), np.ones(count)
+    kind = np.array(option or [False] * count)
+    ids = pl.Series([str(code) for code in range(count)])
+    instruments = Instruments(
+        ids, kind, kind, UNDERLYING, codes, ones, ones, ones, 0 * ones, 0 * ones, 0 * ones
+    )
+    history = History((date(2026, 1, 2),), FACTORS, np.ones((1, len(FACTORS))))
+    return Market(date(2026, 1, 2), "USD", instruments, pl.Series(["G"]), history)
+
+
+def board(marks: Mapping[int, MarkState]) -> MarkBoard:
+    """A board with these marks."""
+    empty = mark_board(listed(), 3600.0, 60.0)
+    return empty.restored(
+        pl.DataFrame(
+            [(FACTORS[c], None, m.price, m.time, m.variance) for c, m in marks.items()],
+            schema={**empty.table().schema},
+            orient="row",
+        )
+    )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -133,7 +136,7 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_readme_python_runs(documented: Path) -> None:
-    (code,) = blocks("python")
+    code = blocks("python")[0]
     assert len([line for line in code.splitlines() if line.strip()]) <= 5
     assert "requirement" in python(code, documented)
     assert (documented / "results-from-python" / "report.html").exists()
@@ -150,10 +153,42 @@ def test_the_readme_commands_run(documented: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(documented)
     lines = [line.removeprefix("$ ") for block in blocks("console") for line in block.splitlines()]
     ours = [line.split()[1:] for line in lines if line.startswith("gpu-margin ")]
-    assert sorted({arguments[0] for arguments in ours}) == COMMANDS
+    assert sorted({arguments[0] for arguments in ours} | {"audit", "serve"}) == COMMANDS
     for arguments in ours:
         done = CliRunner().invoke(cli.app, arguments)
         assert done.exit_code == 0, (arguments, done.output)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_the_readme_server_answers(documented: Path) -> None:
+    """The lines of the server's block one after another, then the client's ten lines."""
+    (block,) = blocks("sh")
+    port = str(free_port())
+    serve, *asked, audit = block.replace("8080", port).splitlines()
+    assert len(asked) == 5
+    command = [sys.executable, "-m", "gpu_margin", *shlex.split(serve)[1:]]
+    server = subprocess.Popen(command, cwd=documented, stderr=subprocess.DEVNULL)
+    try:
+        wait = f"from gpu_margin.client import Client\nClient('http://127.0.0.1:{port}')"
+        python(f"{wait}.wait_until_ready()", documented)
+        for line in asked:
+            done = subprocess.run(shlex.split(line), capture_output=True, check=True)
+            answer = json.loads(done.stdout)
+            assert "title" not in answer, (line, answer)
+        code = blocks("python")[1].replace("8080", port)
+        assert len([line for line in code.splitlines() if line.strip()]) <= 10
+        assert python(code, documented).split()[-1] == "1"
+    finally:
+        server.terminate()
+        server.wait(30)
+    done = CliRunner().invoke(
+        cli.app, [*shlex.split(audit)[1:-1], str(documented / audit.split()[-1])]
+    )
+    assert done.exit_code == 0, done.output
 
 
 def test_the_readme_make_targets_exist() -> None:

@@ -360,7 +360,7 @@ def test_forgotten_ids_take_no_room() -> None:
     for batch in range(40):
         rows = [fill(f"{batch}-{n}", "A", "FUTX", 1.0, 100.0) for n in range(100)]
         tracked.fill(columns(rows))
-    assert len(tracked._seen) < 1200
+    assert len(tracked.core.seen) < 1200
     assert tracked.fill(columns(rows[-10:])).applied == 0
 
 
@@ -800,9 +800,13 @@ def test_tables_in_memory_are_given_to_the_tracker_too() -> None:
 
 def test_which_model() -> None:
     loaded = case.loaded()
-    for name in (None, "other"):
+    with pytest.raises(ConfigError, match="its models are es, cov, capped, mixed"):
+        Tracker(loaded, "other", "numpy", **TABLES)
+    whole = Tracker(loaded, None, "numpy", **TABLES)
+    assert [model.name for model in whole.models] == ["es", "cov", "capped", "mixed"]
+    for name in ("other", ""):
         with pytest.raises(ConfigError, match="the models are es, cov, capped, mixed"):
-            Tracker(loaded, name, "numpy", **TABLES)
+            whole.accounts(name)
 
 
 def test_an_empty_book(tmp_path: Path) -> None:
@@ -817,15 +821,15 @@ def test_an_empty_book(tmp_path: Path) -> None:
 
 def test_a_batch_that_cannot_be_measured_is_measured_with_the_next(tmp_path: Path) -> None:
     tracked = case.tracker()
-    require = tracked._coverage._prepared.require
+    require = tracked.core.coverages[0]._prepared.require
 
     def fails(rows: Any) -> Any:
         raise MemoryError
 
-    object.__setattr__(tracked._coverage, "_prepared", _Fails(fails))
+    object.__setattr__(tracked.core.coverages[0], "_prepared", _Fails(fails))
     with pytest.raises(MemoryError):
         tracked.fill(columns([fill("1", "C", "FUTX", 50.0, 101.0)]))
-    object.__setattr__(tracked._coverage, "_prepared", _Fails(require))
+    object.__setattr__(tracked.core.coverages[0], "_prepared", _Fails(require))
     took = tracked.fill(columns([fill("1", "C", "FUTX", 50.0, 101.0)]))
     assert (took.applied, took.skipped.tolist()) == (0, [1])
     assert [event.account_id for event in took.events] == ["C"]

@@ -84,6 +84,26 @@ def test_a_ledger_grows_and_closes_its_holes() -> None:
     assert ledger.size[own].tolist() == [1000.0, 2.0]
 
 
+@given(CALLS)
+def test_a_ledger_makes_room_beside_itself(batches: Any) -> None:
+    """What takes its place has the same entries, and need not move what it has."""
+    ledger, other = (Ledger(Rows(ints([0, 0, 0]), ints([]), np.zeros(0))) for _ in range(2))
+    ledger.add_rows(3)
+    other.add_rows(3)
+    for batch in batches:
+        ledger = ledger.roomier(len(batch)) or ledger
+        assert ledger.roomier(len(batch)) is None
+        before = ledger.column
+        for own in (ledger, other):
+            place = own.places(ints(e[0] for e in batch), ints(e[1] for e in batch))
+            np.add.at(own.value, place, [float(e[2]) for e in batch])
+        assert ledger.column is before
+    every = np.arange(len(ledger))
+    assert as_lists(ledger.rows(every, keep_zeros=True)) == as_lists(
+        other.rows(every, keep_zeros=True)
+    )
+
+
 @given(st.lists(st.integers(0, 3), max_size=30))
 def test_turns(owner: list[int]) -> None:
     expected = [owner[:place].count(one) for place, one in enumerate(owner)]
@@ -125,7 +145,7 @@ KEYS = ("fill_id", "account_id", "netting_set", "instrument_id", "quantity", "pr
 def test_fills_taken_in_one_go_are_those_that_the_rules_let_pass(
     rows: list[Any], left_out: set[str]
 ) -> None:
-    state = tracker_case.tracker()._state
+    state = tracker_case.tracker().core.state
     batch = {key: [row[n] for row in rows] for n, key in enumerate(KEYS) if key not in left_out}
     table = batches.read_columns(batch, "fills", FILL_COLUMNS, FILL_OPTIONAL)
     ruled = load_fills(table, state.instrument_codes())

@@ -118,6 +118,14 @@ def fills_of(
     )
 
 
+def fills_at_once(columns: Mapping[str, Any], contracts: Contracts) -> Fills | None:
+    """The fills, if none of them breaks any rule; None where one may."""
+    try:
+        return _in_one_go(columns, contracts)
+    except _Doubt:
+        return None
+
+
 class _Doubt(Exception):
     """Some value may break a rule: the rules must be asked."""
 

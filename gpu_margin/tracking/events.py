@@ -18,6 +18,7 @@ _KINDS = ("cured", "call", "liquidation")
 _SCHEMA = {
     "sequence": pl.Int64,
     "account_id": pl.String,
+    "model": pl.String,
     "kind": pl.String,
     "before": pl.String,
     "after": pl.String,
@@ -26,22 +27,23 @@ _SCHEMA = {
 
 @dataclass(frozen=True)
 class Event:
-    """An account's status changed from `before` (None: it was not known) to `after`.
+    """An account's status under a model changed from `before` (None: not known) to `after`.
 
     `kind` is "call", "cured" or "liquidation"; `sequence` the last row that had been taken.
     """
 
     sequence: int
     account_id: str
+    model: str
     kind: str
     before: str | None
     after: str
 
 
 def status_events(
-    sequence: int, accounts: Sequence[str], codes: Ints, before: Ints, after: Ints
+    sequence: int, accounts: Sequence[str], model: str, codes: Ints, before: Ints, after: Ints
 ) -> list[Event]:
-    """Events of the accounts `codes` whose status (-1: not known) is another now.
+    """Events under a model of the accounts `codes` whose status (-1: not known) is another now.
 
     An account that was not known is no event while it is ok, and neither is one that no longer is.
     """
@@ -50,6 +52,7 @@ def status_events(
         Event(
             sequence,
             accounts[code],
+            model,
             _KINDS[new],
             None if old < 0 else STATUSES[old],
             STATUSES[new],
@@ -61,7 +64,7 @@ def status_events(
 
 
 def event_table(events: Sequence[Event]) -> pl.DataFrame:
-    """sequence, account_id, kind, before, after."""
+    """sequence, account_id, model, kind, before, after."""
     return pl.DataFrame([asdict(event) for event in events], schema=_SCHEMA)
 
 

@@ -23,15 +23,6 @@ from gpu_margin.io.position_tables import load_portfolio
 from gpu_margin.io.tables import ROW, Source, Table
 from gpu_margin.loading import Loaded
 
-NO_MARKS = pl.DataFrame(
-    schema={
-        "instrument_id": pl.String,
-        "factor": pl.String,
-        "field": pl.String,
-        "value": pl.Float64,
-        "time": pl.Float64,
-    }
-)
 _POSITION_TEXTS = ("account_id", "netting_set", "instrument_id")
 _HOLDING_TEXTS = ("account_id", "netting_set", "asset")
 _AROUND = ("assets", "accounts", "agreements")

@@ -7,6 +7,8 @@ it leaves are closed when there are too many.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from copy import copy
 from typing import TypeVar
 
 import numpy as np
@@ -23,6 +25,8 @@ _Kind = TypeVar("_Kind", bound=np.generic)
 _WIDTH = np.int64(1) << 31
 # Room that a row gets beyond its entries: a share of them, and a few.
 _SHARE, _FEW = 4, 4
+# Entries that are looked through at a time, and the share of columns above which none are.
+_PART, _MOST = 1 << 17, 0.5
 
 
 class Ledger:
@@ -51,6 +55,14 @@ class Ledger:
     def entries(self) -> int:
         """How many there are, those of value 0 included."""
         return int(self._count.sum())
+
+    def copied(self) -> Ledger:
+        """One of its own, with the same entries."""
+        other = copy(self)
+        other._start, other._count = self._start.copy(), self._count.copy()
+        other._room, other.column = self._room.copy(), self.column.copy()
+        other.value, other.size = self.value.copy(), self.size.copy()
+        return other
 
     def add_rows(self, count: int) -> None:
         """Further rows, without entries."""
@@ -88,6 +100,34 @@ class Ledger:
         offsets, place = self._places_of(every)
         return np.repeat(every, np.diff(offsets)), place
 
+    def entries_in(self, columns: Bools) -> Iterator[tuple[Ints, Ints]]:
+        """Rows and places of the entries other than 0 in any of the columns, [column] flags.
+
+        Some rows at a time, in order of row and column: no one else waits for long.
+        """
+        before = np.concatenate([[0], np.cumsum(self._count)])
+        start = 0
+        while start < len(self):
+            stop = int(np.searchsorted(before, before[start] + _PART, side="right")) - 1
+            stop = min(max(stop, start + 1), len(self))
+            part = np.arange(start, stop, dtype=np.int64)
+            offsets, place = self._places_of(part)
+            own = columns[self.column[place]] & (self.value[place] != 0.0)
+            yield np.repeat(part, np.diff(offsets))[own], place[own]
+            start = stop
+
+    def rows_in(self, columns: Bools) -> Ints:
+        """The rows that have an entry other than 0 in any of the columns, [column] flags.
+
+        Where these are most of the columns it is all rows that have an entry.
+        """
+        if columns.mean() > _MOST:
+            return np.flatnonzero(self._count > 0)
+        found = np.zeros(len(self), dtype=np.bool_)
+        for rows, _ in self.entries_in(columns):
+            found[rows] = True
+        return np.flatnonzero(found)
+
     def tidy(self) -> None:
         """Close the holes, where they take more than half of the pool."""
         used = int(self._room.sum())
@@ -95,6 +135,23 @@ class Ledger:
             every = np.arange(len(self), dtype=np.int64)
             _, place = self._places_of(every)
             self._lay_out(self.rows(every, keep_zeros=True), self.size[place])
+
+    def roomier(self, entries: int) -> Ledger | None:
+        """One to take its place, where `entries` more would make it move everything it has.
+
+        It has the same entries, without holes, and shares what need not move: this one must not be
+        changed any more.
+        """
+        longest = int(self._count.max(initial=0)) + 1
+        need = entries * (longest + longest // _SHARE + _FEW)
+        other = copy(self)
+        other.tidy()
+        if other._end + need < len(other.column):
+            return None if other._end == self._end else other
+        length = other._end + other._end // _SHARE + need + 1
+        other.column = _extended(other.column, length)
+        other.value, other.size = _extended(other.value, length), _extended(other.size, length)
+        return other
 
     # ------------------------------------------------------------ how it is stored
 

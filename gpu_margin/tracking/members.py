@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from itertools import repeat
 
 import numpy as np
@@ -32,6 +33,12 @@ class Members:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def copied(self) -> Members:
+        """Ids and codes as they are now, for who only wants to read these."""
+        other = copy(self)
+        other.accounts, other.names = self.accounts.copy(), self.names.copy()
+        return other
 
     def find(self, accounts: Sequence[str], names: Sequence[str] | None) -> Ints:
         """[asked] codes of sets, -1 for what is not open; by default the account's own set."""
@@ -69,6 +76,22 @@ class Members:
     def account_code(self, account: str) -> int:
         """The code of an account, -1 for one that is not there."""
         return self._codes.get(account, -1)
+
+    @property
+    def account_codes(self) -> Mapping[str, int]:
+        """By id."""
+        return self._codes
+
+    def set_code(self, account: str, name: str | None) -> int:
+        """The code of a set, by default the account's own; -1 for one that is not there."""
+        if name is None or name == account:
+            return self._cross.get(account, -1)
+        return self._isolated.get((account, name), -1)
+
+    def sets_of_one(self, account: int) -> list[int]:
+        """The sets of an account in byte order of their names."""
+        only = int(self._only[account])
+        return [only] if only >= 0 else self._several[account]
 
     def sets_of(self, accounts: Ints) -> tuple[Ints, Ints]:
         """All sets of the accounts: place of the account among them, and the set's code.

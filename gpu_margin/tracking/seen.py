@@ -18,9 +18,9 @@ class Seen:
     `remember` is how many numbers an id is known for, None for ever. An id takes about 150 bytes.
     """
 
-    def __init__(self, remember: int | None = None) -> None:
+    def __init__(self, remember: int | None = None, at: dict[str, int] | None = None) -> None:
         self.remember = remember
-        self._at: dict[str, int] = {}
+        self._at = {} if at is None else at
 
     def __len__(self) -> int:
         return len(self._at)
@@ -51,10 +51,14 @@ class Seen:
         columns = {"fill_id": list(self._at), "sequence": list(self._at.values())}
         return pl.DataFrame(columns, schema=schema)
 
-    def restore(self, table: pl.DataFrame) -> None:
-        """What such a table says, and nothing else."""
-        pairs = zip(table["fill_id"].to_list(), table["sequence"].to_list(), strict=True)
-        self._at = dict(pairs)
+    @staticmethod
+    def of(table: pl.DataFrame) -> dict[str, int]:
+        """What such a table says."""
+        return dict(zip(table["fill_id"].to_list(), table["sequence"].to_list(), strict=True))
+
+    def copied(self) -> dict[str, int]:
+        """What is known."""
+        return self._at.copy()
 
     def _forgotten(self, last: int, now: int) -> bool:
         return self.remember is not None and now - last > self.remember

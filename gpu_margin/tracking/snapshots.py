@@ -15,7 +15,7 @@ import polars as pl
 from gpu_margin.failures import InputError
 from gpu_margin.io.outputs import write_atomically
 
-_FORMAT = 1
+_FORMAT = 2
 _META = "tracker.json"
 _SUFFIX = ".parquet"
 
@@ -41,7 +41,10 @@ def read_snapshot(path: Path) -> Snapshot:
             meta = json.loads(archive.read(_META))
             names = [name for name in archive.namelist() if name.endswith(_SUFFIX)]
             if meta["format"] != _FORMAT:
-                raise InputError(f"{path}: a snapshot of format {meta['format']}, not {_FORMAT}")
+                raise InputError(
+                    f"{path}: a snapshot of format {meta['format']}, not {_FORMAT}: it was written "
+                    "by another version"
+                )
             tables = {name.removesuffix(_SUFFIX): _table(archive.read(name)) for name in names}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, pl.exceptions.PolarsError) as error:
         raise InputError(f"{path}: not the snapshot of a tracker ({error})") from error
@@ -52,7 +55,7 @@ def _write(snapshot: Snapshot, path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name, table in snapshot.tables.items():
             stream = io.BytesIO()
-            table.write_parquet(stream)
+            table.write_parquet(stream, compression="lz4", statistics=False)
             archive.writestr(name + _SUFFIX, stream.getvalue())
         # Last: an archive that has it is whole.
         archive.writestr(_META, json.dumps({**snapshot.meta, "format": _FORMAT}, indent=2))

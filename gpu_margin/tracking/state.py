@@ -18,8 +18,9 @@ from gpu_margin.io.tables import Source, Table
 from gpu_margin.io.trade_tables import codes_of
 from gpu_margin.loading import Loaded
 from gpu_margin.portfolio import Portfolio, Rows, add_up, entry_rows, rows_at
-from gpu_margin.tracking.inputs import NO_MARKS, Inputs, cash_alone, read_inputs, with_cash
+from gpu_margin.tracking.inputs import Inputs, cash_alone, read_inputs, with_cash
 from gpu_margin.tracking.ledger import Ledger
+from gpu_margin.tracking.marks import NO_MARKS, Marks
 from gpu_margin.tracking.members import Members
 
 Floats = NDArray[np.float64]
@@ -53,17 +54,20 @@ class Contracts:
 class State:
     """Everything that changes as fills and marks come in, and what it rests on.
 
-    `loaded` is kept for its configuration and its market, which is the one at the `marks` (in
-    force, as `io.mark_tables` has them). The ledgers have a row for every set of the `members`:
-    instruments of `positions`, assets of `holdings`. Per set: `listed` where it has had a position
-    row, `good` where one that did not fail, `lost` and `lost_collateral` how many failed.
-    `with_collateral` is False where the inputs say nothing of collateral: cash is booked all the
-    same, but no standing follows from it.
+    `loaded` is kept for its configuration and its market, which is the one at the `marks` in force.
+    `factors` are the codes of the history's, and `forward` [instrument] the options whose forward
+    is their own, from the table or a mark, and not their factor's last price. The ledgers have a
+    row for every set of the `members`: instruments of `positions`, assets of `holdings`. Per set:
+    `listed` where it has had a position row, `good` where one that did not fail, `lost` and
+    `lost_collateral` how many failed. `with_collateral` is False where the inputs say nothing of
+    collateral: cash is booked all the same, but no standing follows from it.
     """
 
     loaded: Loaded
     inputs: Inputs
-    marks: pl.DataFrame
+    marks: Marks
+    factors: Mapping[str, int]
+    forward: Bools
     assets: Assets
     contracts: Contracts
     members: Members
@@ -137,7 +141,7 @@ def state_of(loaded: Loaded, frames: Mapping[str, Source]) -> State:
     else:
         assets = cash_alone(market)
     loaded = replace(loaded, market=market.market)
-    return _assembled(loaded, inputs, marks, market, assets)
+    return _assembled(loaded, inputs, Marks.of(marks), market, assets)
 
 
 def contracts_of(instruments: Table, market: LoadedMarket, assets: Assets) -> Contracts:
@@ -166,6 +170,17 @@ def contracts_of(instruments: Table, market: LoadedMarket, assets: Assets) -> Co
     )
 
 
+def _forward(table: Table, loaded: Loaded, marks: Marks) -> Bools:
+    """[instrument] options whose forward is their own; their rows are valid."""
+    own = loaded.market.instruments
+    frame = rules.text_columns(table.good, ["instrument_id"])
+    given = rules.number_columns(frame, ["forward"]).filter(pl.col("forward").is_not_null())
+    marked = {key[0] for key in marks if key[2] == "forward"}
+    ids = {*given["instrument_id"].to_list(), *marked}
+    found = np.fromiter((name in ids for name in own.ids.to_list()), dtype=np.bool_, count=len(own))
+    return own.option & found
+
+
 def _holdings(loaded: Loaded, assets: Assets) -> Holdings:
     """The holdings in the codes of the assets, which may have one more than those loaded."""
     if loaded.holdings is None or loaded.assets is None:
@@ -178,7 +193,7 @@ def _holdings(loaded: Loaded, assets: Assets) -> Holdings:
 def _assembled(
     loaded: Loaded,
     inputs: Inputs,
-    marks: pl.DataFrame,
+    marks: Marks,
     market: LoadedMarket,
     assets: Assets,
 ) -> State:
@@ -193,6 +208,8 @@ def _assembled(
         loaded=loaded,
         inputs=inputs,
         marks=marks,
+        factors={name: code for code, name in enumerate(market.market.history.factors)},
+        forward=_forward(inputs.market["instruments"], loaded, marks),
         assets=assets,
         contracts=contracts_of(inputs.market["instruments"], market, assets),
         members=Members(cover.accounts.to_list(), cover.owner, cover.sets.to_list()),

@@ -32,6 +32,15 @@ def collateral_table(state: State) -> pl.DataFrame:
     return _entries(state, state.holdings, ids, "amount").sort(*_KEY, "asset")
 
 
+def market_tables(state: State) -> dict[str, pl.DataFrame]:
+    """The inputs that no fill changes, and the marks."""
+    around = {**state.inputs.market, **state.inputs.around}
+    found = {name: _as_read(table) for name, table in around.items() if name in _given(state)}
+    if len(state.marks):
+        found["marks"] = state.marks.table()
+    return found
+
+
 def run_tables(state: State) -> dict[str, pl.DataFrame]:
     """The inputs of a run on the state, by name.
 
@@ -39,12 +48,9 @@ def run_tables(state: State) -> dict[str, pl.DataFrame]:
     fail again. What collateral there is is there only where the inputs had any; without, `cash`
     (as collateral) has what fills and marks did to it, which is no input of a run.
     """
-    around = {**state.inputs.market, **state.inputs.around}
-    given = {name: _as_read(table) for name, table in around.items() if name in _given(state)}
+    given = market_tables(state)
     positions = [positions_table(state), _flat(state), state.inputs.lost_positions]
     tables = {**given, "positions": pl.concat([_plain(part) for part in positions])}
-    if len(state.marks):
-        tables["marks"] = state.marks
     if state.with_collateral:
         held = [collateral_table(state), state.inputs.lost_collateral]
         tables["collateral"] = pl.concat([_plain(part) for part in held])
@@ -63,20 +69,11 @@ def sizes_table(state: State) -> pl.DataFrame:
     return table.filter(pl.col("size") > pl.col("quantity").abs()).drop("quantity")
 
 
-def statuses_table(state: State, coverage: Coverage) -> pl.DataFrame:
-    """account_id, status: the last that was known."""
-    names = pl.Series([*STATUSES, None], dtype=pl.String)
-    accounts = pl.Series("account_id", state.members.accounts, dtype=pl.String)
-    return pl.DataFrame([accounts, names.gather(coverage.status).alias("status")])
-
-
-def set_statuses(state: State, coverage: Coverage, statuses: pl.DataFrame) -> None:
-    """Remember what such a table says, and nothing else."""
-    coverage.status[:] = -1
-    for account, status in statuses.drop_nulls().iter_rows():
-        code = state.members.account_code(account)
-        if code >= 0:
-            coverage.status[code] = STATUSES.index(status)
+def carried(before: State, after: State, status: Ints) -> Ints:
+    """[account of the state after] the code that its account had before, -1 for a new one."""
+    code = {account: code for code, account in enumerate(before.members.accounts)}
+    place = [code.get(account, -1) for account in after.members.accounts]
+    return np.append(status, -1)[np.array(place, dtype=np.int64)]
 
 
 def requirements_table(state: State, coverage: Coverage) -> pl.DataFrame:

@@ -1,0 +1,1 @@
+"""The risk server: questions and changes to a resident book, over HTTP."""
