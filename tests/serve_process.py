@@ -33,11 +33,11 @@ class Lost(Exception):
     """The connection broke: whether anything was done is not known."""
 
 
-def small_book(folder: Path, extra_toml: str = "", gate: str = GATE, tables: Any = None) -> Path:
-    """The TOML of the small venue, its tables beside it, with a gate."""
+def small_book(folder: Path, extra_toml: str = "", gate: str = GATE, **more: Any) -> Path:
+    """The TOML of the small venue, its tables beside it, with a gate; `more` is for the book."""
     import live_case  # not what a server has to wait for
 
-    config = live_case.book(tables=tables).export(folder)
+    config = live_case.book(**more).export(folder)
     config.write_text(f"{config.read_text()}{gate}{extra_toml}")
     return config
 

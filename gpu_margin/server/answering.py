@@ -152,9 +152,9 @@ class Answering:
                 found = self.book.ask(legs)
                 return found, self._stale_legs(legs)
         except Exception as error:
-            raise self._lost(error) from error
+            raise self.lost(error) from error
 
-    def _lost(self, error: Exception) -> Problem:
+    def lost(self, error: Exception) -> Problem:
         """A device failed: another one is found, and this is to be asked again."""
         if isinstance(error, Problem):
             return error
@@ -250,7 +250,7 @@ class Answering:
                 decided = desk.decide(batch, [one.account_id for one in chosen])
                 state_seq = book.sequence
         except Exception as error:
-            return [self._lost(error)] * len(asked)
+            return [self.lost(error)] * len(asked)
         for number, one, old in zip(fine, decided, stale.tolist(), strict=True):
             answers[number] = OrderDecision(
                 one.action,

@@ -6,6 +6,7 @@ The routes that must be fast are answered here, without a framework; the others 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import re
@@ -20,8 +21,8 @@ from gpu_margin.server.access import Access, Principal, Refused
 from gpu_margin.server.audit import Audit
 from gpu_margin.server.local import check_sender
 from gpu_margin.server.principal import BASIC
-from gpu_margin.server.problems import MEDIA_TYPE, Problem, problem_body
-from gpu_margin.server.receiving import Gone, Receive, limited, whole_body
+from gpu_margin.server.problems import MEDIA_TYPE, Problem, busy, problem_body
+from gpu_margin.server.receiving import Gone, Receive, is_gone, limited, whole_body
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -29,6 +30,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _log = logging.getLogger("gpu_margin.server")
 _PUBLIC = frozenset({"/", "/health", "/ready", "/favicon.ico"})
+_SHED_SECONDS = 0.25
 _FOR_BROWSERS = frozenset({"/docs", "/openapi.json", "/metrics"})
 _REQUEST_ID = b"x-request-id"
 _LONGEST_PATH = 512
@@ -87,7 +89,8 @@ class App:
     """Authenticates every request but the public ones, and dispatches it.
 
     `routes` are answered here, all else by `pages`, which count their own. `seen` is told of every
-    request (route, status, seconds); `lifespan` starts and stops what is behind.
+    request (route, status, seconds); `lifespan` starts and stops what is behind. No more than
+    `most` requests are worked at; what is beyond gets 503.
     """
 
     def __init__(
@@ -99,8 +102,10 @@ class App:
         max_body: int,
         seen: Callable[[str, int, float], None] | None = None,
         lifespan: Lifespan | None = None,
+        most: int = 1_024,
     ) -> None:
         self._lifespan = lifespan
+        self._most, self._asking = most, 0
         self._pages, self._access, self._audit = pages, access, audit
         self._max_body, self._seen = max_body, seen
         self._exact: dict[str, dict[str, Route]] = {}
@@ -121,57 +126,72 @@ class App:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = time.perf_counter()
-        headers = dict(scope["headers"])
-        request_id = _id_of(headers)
+        request_id = _id_of(scope["headers"])
         found, path_id = self._route(scope)
         name = found[scope["method"]].path if found and scope["method"] in found else "other"
+        try:
+            status = await self._answered(scope, receive, send, request_id, found, path_id)
+        except Gone:
+            status = 499
+        if self._seen is not None and status:
+            self._seen(name, status, time.perf_counter() - begun)
+
+    async def _answered(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        request_id: str,
+        found: dict[str, Route] | None,
+        path_id: str,
+    ) -> int:
+        """Answer in some way: the status, or 0 where the pages have counted it."""
         principal = None
         try:
-            self._check(scope, headers)
+            headers = self._checked(scope)
             if found is None:
                 await self._to_pages(scope, receive, send, headers, request_id)
-                return
+                return 0
+            if self._asking >= self._most:
+                # Not at once: who asks again in no time would take the time of the others.
+                await asyncio.sleep(_SHED_SECONDS)
+                raise busy(f"{self._most} requests are worked at already")
             route = found.get(scope["method"])
             principal = self._admitted(route.scope if route else None, scope)
             if route is None:
-                allowed = ", ".join(sorted(found))
-                raise Problem(
-                    405,
-                    "method-not-allowed",
-                    f"{scope['path']} takes {allowed}",
-                    way_out=f"use {allowed}",
-                    headers={"Allow": allowed},
-                )
-            body = await whole_body(receive, headers, self._max_body)
-            request = Request(principal, headers, body, path_id, request_id)
-            answer = await route.answer(request)
-            status = 200
-            await _send(send, status, answer, request_id)
+                raise _not_allowed(scope["path"], ", ".join(sorted(found)))
+            self._asking += 1
+            try:
+                body = await whole_body(receive, headers, self._max_body)
+                answer = await route.answer(Request(principal, headers, body, path_id, request_id))
+            finally:
+                self._asking -= 1
         except Problem as problem:
-            status = problem.status
-            if status == 403 and principal is not None:
-                self._refused(scope, principal.name, status, problem.kind)
+            if problem.status == 403 and principal is not None:
+                self._refused(scope, principal.name, 403, problem.kind)
             await _send_problem(send, problem, request_id)
+            return problem.status
         except Gone:
-            status = 499
+            raise
         except Exception:
-            status = 500
             _log.exception("request failed", extra={"request_id": request_id})
             await _send_problem(send, internal_error(), request_id)
-        if self._seen is not None and (found is not None or status != 200):
-            self._seen(name, status, time.perf_counter() - begun)
+            return 500
+        await _send(send, 200, answer, request_id)
+        return 200
 
-    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        """`Problem` for headers that nobody should be asked by, whoever it is."""
+    def _checked(self, scope: Scope) -> dict[bytes, bytes]:
+        """The headers by name; `Problem` for what is refused, whoever asks."""
+        headers = dict(scope["headers"])
         if len(headers) != len(scope["headers"]):
             _check_once(scope["headers"])
-        if self._access.authenticated:
-            return
-        try:
-            check_sender(scope["method"], scope["headers"], scope.get("server"))
-        except Problem as problem:
-            self._refused(scope, _client(scope), problem.status, problem.detail)
-            raise
+        if not self._access.authenticated:
+            try:
+                check_sender(scope["method"], scope["headers"], scope.get("server"))
+            except Problem as problem:
+                self._refused(scope, _client(scope), problem.status, problem.detail)
+                raise
+        return headers
 
     def _refused(self, scope: Scope, who: str, status: int, reason: str) -> None:
         """Into the audit log. Reasons are counted, so that nothing of a client's may be in them."""
@@ -225,18 +245,32 @@ class App:
         state = scope.setdefault("state", {})
         state["principal"], state["request_id"] = principal, request_id
         given = limited(receive, headers, self._max_body)
+        begun = False
 
         async def with_id(message: MutableMapping[str, Any]) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 if message["status"] == 403 and principal is not None:
                     self._refused(scope, principal.name, 403, "forbidden")
                 message["headers"] = [
                     *message.get("headers", []),
                     (_REQUEST_ID, request_id.encode()),
                 ]
-            await send(message)
+            try:
+                await send(message)
+            except RuntimeError as error:
+                # As an ASGI server has it: what is sent to one who has gone is sent to nobody.
+                if not is_gone(error):
+                    raise
 
-        await self._pages(scope, given, with_id)
+        try:
+            await self._pages(scope, given, with_id)
+        except Exception as error:
+            if not begun:
+                raise
+            # There is no other answer any more: to hang up says that this one is not whole.
+            raise Gone from error
 
 
 def internal_error() -> Problem:
@@ -246,6 +280,16 @@ def internal_error() -> Problem:
         "internal-error",
         "the server failed to answer; the change, if any, may or may not be booked",
         way_out="report the request_id; a change can be sent again with the same Idempotency-Key",
+    )
+
+
+def _not_allowed(path: str, allowed: str) -> Problem:
+    return Problem(
+        405,
+        "method-not-allowed",
+        f"{path} takes {allowed}",
+        way_out=f"use {allowed}",
+        headers={"Allow": allowed},
     )
 
 
@@ -287,9 +331,9 @@ def _client(scope: Scope) -> str:
     return str((scope.get("client") or ("unknown",))[0])
 
 
-def _id_of(headers: dict[bytes, bytes]) -> str:
+def _id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The client's own id of the request, if it is fit for a header and a log; else a new one."""
-    given = headers.get(_REQUEST_ID, b"")
+    given = next((value for name, value in headers if name == _REQUEST_ID), b"")
     if _FIT_ID.fullmatch(given):
         return given.decode()
     # Not secret, only unique: random bytes from the system would cost more than the rest of this.
@@ -317,8 +361,13 @@ async def _send(send: Send, status: int, answer: Answer, request_id: str) -> Non
         (_REQUEST_ID, request_id.encode()),
         *answer.headers,
     ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    try:
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+    except RuntimeError as error:
+        if is_gone(error):
+            raise Gone from error
+        raise
 
 
 async def _send_problem(send: Send, problem: Problem, request_id: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from gpu_margin.failures import ConfigError, InputError
+from gpu_margin.failures import ConfigError, GpuMarginError, InputError
 from gpu_margin.server.access import Access
 from gpu_margin.server.answering import unknown_account
 from gpu_margin.server.answers import explained
@@ -79,7 +79,12 @@ class Desk:
         def work() -> dict[str, Any]:
             book = self._house.answering.book
             names = book.models if model is None else (model,)
-            parts = [book.explain(account_id, name) for name in names]
+            try:
+                parts = [book.explain(account_id, name) for name in names]
+            except GpuMarginError:
+                raise
+            except Exception as error:
+                raise self._house.answering.lost(error) from error
             whole = [part for part in parts if part is not None]
             if not whole:
                 raise unknown_account(account_id)

@@ -44,6 +44,8 @@ from gpu_margin.server.writer import Writer
 from gpu_margin.turns import Turns
 
 _log = logging.getLogger("gpu_margin.server")
+# Failed rows of the inputs that are told of one by one.
+_SHOWN = 5
 # Questions that take microseconds each.
 _SHORT = frozenset({"whatif", "order", "account"})
 # Full collections of garbage cost tens of milliseconds, and what lives long is frozen.
@@ -74,6 +76,7 @@ class House:
         self._device: Device | None = None
         self._answering: Answering | None = None
         self._log: Log | None = None
+        self._identity = ""
         self._unsaved = 0
         self._saving: Thread | None = None
         self._writing = Lock()
@@ -122,9 +125,15 @@ class House:
         self._report("inputs", 0, 1)
         self._device = Device(backends.load(self._backend))
         loaded = loading.load(self.config)
+        if len(loaded.failures):
+            # What is wrong with a whole file is behind the failures of rows that refer to it.
+            first = loaded.failures.sort("row", nulls_last=False, maintain_order=True).head(_SHOWN)
+            counts = {"rows": len(loaded.failures), "first": first.to_dicts()}
+            _log.warning("rows of the inputs failed", extra=counts)
         if self._log is None:
             self.settings.state.mkdir(parents=True, exist_ok=True)
-            self._log = open_log(self.settings.log, self.settings.state, identity(loaded))
+            self._identity = identity(loaded)
+            self._log = open_log(self.settings.log, self.settings.state, self._identity)
             tidy(self.settings.state, self.log.last())
         return self._at_log(loaded)[0]
 
@@ -208,7 +217,10 @@ class House:
     def _anew(self, error: Exception) -> dict[int, Outcome]:
         """The book from its log on the next device; raises `error` where there is none."""
         self._give_up(error)
-        answering, outcomes = self._at_log(loading.load(self.config))
+        loaded = loading.load(self.config)
+        if identity(loaded) != self._identity:
+            raise InputError("the inputs are no longer those of the log: put them back") from error
+        answering, outcomes = self._at_log(loaded)
         self._answering = answering
         return outcomes
 

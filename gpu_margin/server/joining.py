@@ -1,7 +1,7 @@
 """Heads and bodies of answers in one write: a system call less for every request.
 
-uvicorn writes the head of an answer when it starts and the body when it comes. A system call lets go
-of the interpreter's lock, which then has to be had back from the other threads.
+uvicorn writes the head of an answer when it starts and the body when it comes. A system call lets
+go of the interpreter's lock, which then has to be had back from the other threads.
 """
 
 from __future__ import annotations

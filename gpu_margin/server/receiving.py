@@ -1,4 +1,4 @@
-"""The body of a request, and no more of it than the limit."""
+"""The body of a request, and no more of it than the limit; clients that hang up."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 class Gone(Exception):
     """The client hung up."""
+
+
+def is_gone(error: RuntimeError) -> bool:
+    """Whether it says that the connection was closed: uvloop has no other word for that."""
+    return "the handler is closed" in str(error)
 
 
 def too_large(limit: int) -> Problem:

@@ -39,7 +39,7 @@ from gpu_margin.server.tls import check_binding, uvicorn_options
 
 _log = logging.getLogger("gpu_margin.server")
 # Threads that wait for the interpreter get it after this long, for the sake of the slowest answers.
-_SWITCH_SECONDS = 0.0005
+_SWITCH_SECONDS = 0.00005
 _GRACE_SECONDS = 10
 
 
@@ -76,6 +76,7 @@ def assemble(config: Path, backend: str = "auto", replay: Path | None = None) ->
         limits.max_body_bytes,
         metrics.seen,
         _Lifespan(house, replay),
+        limits.queue_depth,
     )
     return Assembled(app, house)
 

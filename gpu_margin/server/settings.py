@@ -24,7 +24,7 @@ class Limits(Settings):
         default=20_000, ge=1, strict=True, description="what-ifs, fills or marks of one request"
     )
     queue_depth: int = Field(
-        default=4_096, ge=1, strict=True, description="requests that may wait for the book"
+        default=1_024, ge=1, strict=True, description="requests that may be under way at once"
     )
 
 
