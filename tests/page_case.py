@@ -43,6 +43,7 @@ def standing(initial: float, held: float, component: str, sets: Any = ()) -> dic
     return {
         "levels": {"initial": initial, "maintenance": 0.8 * initial},
         "components": {component: initial, "offset_cap": 0.0},
+        "requirement": initial,
         "collateral_value": held,
         "excess": excess,
         "call": float(-(excess // 1)) if excess < -100 else 0.0,

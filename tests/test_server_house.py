@@ -18,7 +18,9 @@ from serve_process import small_book
 from tracker_case import Row, columns, fill, mark
 
 from gpu_margin.failures import InputError
+from gpu_margin.records import Record
 from gpu_margin.server import recovery
+from gpu_margin.server.board import mark_rows
 from gpu_margin.server.house import House
 from gpu_margin.server.log import Entry, LogError, digest
 from gpu_margin.server.problems import Problem
@@ -68,8 +70,10 @@ def fills(start: int, stop: int) -> Work:
 
 
 def marks(house: House) -> None:
-    """A new instrument gets its first price, and older ones move."""
+    """New accounts, an instrument that gets its first price, and older ones that move."""
     assert send(house, "marks", "m1", mark("FUTX", "price", 102.0, 10.0))["applied"] == 1
+    new = [fill(f"o{name}", name, "FUTX", 1.0, 100.0) for name in ("new-1", "new-2", "new-3")]
+    assert send(house, "fills", "o", *new)["applied"] == 3
     found = send(
         house,
         "marks",
@@ -114,7 +118,7 @@ def test_it_goes_on_where_it_was_by_a_snapshot_or_by_the_log_alone(tmp_path: Pat
     for one in books[:2]:
         live_case.same(one.answering.book, books[2].answering.book)
         same_boards(one, books[2])
-        assert one.log.last() == 44
+        assert one.log.last() == 45
 
 
 def test_a_price_that_makes_an_instrument_is_on_the_board_after_a_replay(tmp_path: Path) -> None:
@@ -126,6 +130,13 @@ def test_a_price_that_makes_an_instrument_is_on_the_board_after_a_replay(tmp_pat
     assert "NOPRICE" in before["instrument_id"].to_list()
     assert before.equals(after)
     same_boards(*found)
+
+
+def test_the_board_takes_no_value_that_the_book_refuses() -> None:
+    values = [5e-324, 1e-31, 1e31, -1e31, float("nan"), float("inf"), "7", None, 7.0, 1e-30, 0, -7]
+    rows = [mark("FUTX", "price", value, 1.0) for value in values]
+    taken = [row[3] for row in mark_rows(Record(1, "marks", columns(rows)))]
+    assert taken == [7.0, 1e-30, 0.0, -7.0]
 
 
 def test_a_start_without_a_change_keeps_no_snapshot_and_one_behind_a_replay_does(

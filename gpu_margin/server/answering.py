@@ -47,7 +47,7 @@ _STATUS: tuple[Status | None, ...] = ("ok", "call", "liquidation", None)
 
 
 class Answering:
-    """Answers about a book. `board` is replaced by the writer's thread, in a turn of its own.
+    """Answers about a book. `board` is the marks of its underlyings, which `took` is told of.
 
     `failed` is told of a device that failed; the questions of that batch are answered with 503.
     """
@@ -64,7 +64,7 @@ class Answering:
         self._gate = gate if isinstance(gate, GateParameters) else None
         self._desk = None if self._gate is None else OrderDesk(self._gate, since=time.time())
         self._market: tuple[Prepared, GateMarket] | None = None
-        self.board = self.new_board(book.core.state.marks.table())
+        self.board, self._epoch = self.new_board(book.core.state.marks.table()), book.core.epoch
 
     def new_board(self, marks: pl.DataFrame | None) -> MarkBoard:
         """A board of the book's market, with marks in force."""
@@ -73,15 +73,28 @@ class Answering:
             return mark_board(market, _HALF_LIFE, self._stale_seconds, marks)
         return mark_board(market, gate.half_life_seconds, gate.stale_seconds, marks)
 
-    def took(self, records: Sequence[Record], epoch: int) -> None:
-        """Tell the board of marks; `epoch` is that of the book before them."""
+    def took(self, records: Sequence[Record]) -> None:
+        """Tell the board of marks that the book has taken; for the writer's thread."""
         marks = [row for one in records if one.kind == "marks" for row in mark_rows(one)]
         if not marks:
             return
-        board = self.board
-        if self.book.core.epoch != epoch:
-            board = self.new_board(None).restored(board.table())
-        self.board = board.after(marks)
+        with self.book.turns.changing():
+            board = self._current()
+        # Only this thread changes codes, so that they are still those of the book.
+        after = board.after(marks)
+        with self.book.turns.changing():
+            self.board = after
+
+    def _current(self) -> MarkBoard:
+        """The board in the codes of the book, which change when an instrument becomes valid.
+
+        In a turn: marks take effect in the book first.
+        """
+        core = self.book.core
+        if core.epoch != self._epoch:
+            new = self.new_board(core.state.marks.table())
+            self.board, self._epoch = new.restored(self.board.table()), core.epoch
+        return self.board
 
     def kinds(self) -> dict[str, Callable[[list[Any]], Answers]]:
         """By kind of question, what answers it."""
@@ -103,11 +116,14 @@ class Answering:
 
     def batches(self, asked: list[list[NamedWhatIf]]) -> Answers:
         """Batches of what-ifs: one after another, so that each is of one state."""
-        return [WhatIfAnswers(*self._answers(one)) for one in asked]
+        return [_each(self._batch_of, one) for one in asked]
 
     def tables(self, asked: list[pl.DataFrame]) -> Answers:
         """Tables of legs: a table of answers for each, and the state."""
-        return [self._table(one) for one in asked]
+        return [_each(self._table, one) for one in asked]
+
+    def _batch_of(self, asked: list[NamedWhatIf]) -> WhatIfAnswers:
+        return WhatIfAnswers(*self._answers(asked))
 
     def _answers(self, asked: Sequence[WhatIf]) -> tuple[int, list[WhatIfAnswer | FailedWhatIf]]:
         book = self.book
@@ -205,7 +221,7 @@ class Answering:
 
     def _stale_legs(self, legs: LiveLegs) -> Bools:
         """[what-if] whether an underlying of its account or legs has no fresh mark; in a turn."""
-        now, board, state = time.time(), self.board, self.book.core.state
+        now, board, state = time.time(), self._current(), self.book.core.state
         stale = board.stale(now, self._stale_seconds)
         found = np.zeros(len(legs.account), dtype=np.bool_)
         if not stale.any():
@@ -222,7 +238,7 @@ class Answering:
         state = self.book.core.state
         sets = np.array(state.members.sets_of_one(code), dtype=np.int64)
         rows = state.positions.rows(sets)
-        return bool(self.board.stale_sets(rows, time.time(), self._stale_seconds).any())
+        return bool(self._current().stale_sets(rows, time.time(), self._stale_seconds).any())
 
     @property
     def mark_age(self) -> float | None:
@@ -280,7 +296,7 @@ class Answering:
         now = time.time()
         batch = OrderBatch(
             market=self._gate_market(inputs.prepared),
-            marks=self.board,
+            marks=self._current(),
             instrument=np.array([code(one.instrument_id) for one in asked], dtype=np.int64),
             quantity=np.array([one.quantity for one in asked], dtype=np.float64),
             time=np.full(len(asked), now),
@@ -295,7 +311,7 @@ class Answering:
             vector=inputs.line,
             vectors=inputs.matrix,
         )
-        stale = self.board.stale_sets(inputs.rows, now, self._stale_seconds)
+        stale = self._current().stale_sets(inputs.rows, now, self._stale_seconds)
         return batch, stale
 
     def _gate_market(self, prepared: Prepared) -> GateMarket:
@@ -332,6 +348,14 @@ class Answering:
                 return work()
         except Exception as error:
             return error
+
+
+def _each(work: Callable[[Any], Any], asked: Any) -> Any:
+    """What it returns, or the exception that it raises: others of the batch are not to blame."""
+    try:
+        return work(asked)
+    except Exception as error:
+        return error
 
 
 def unknown_account(account_id: str) -> Problem:

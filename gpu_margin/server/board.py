@@ -14,12 +14,12 @@ from gpu_margin.records import Record
 
 
 def mark_rows(record: Record) -> Iterator[MarkRow]:
-    """The rows of a record of marks; those that have no time or value are left out.
+    """The rows of a record of marks; those that have no time, or no value in range, are left out.
 
     What the book refuses for another reason (an unknown id, an older mark) a board passes over.
     """
     rows, none = record.rows, [None] * record.count
-    times = _seconds(rows["time"])
+    times = seconds_of(rows["time"])
     for instrument, factor, field, value, time in zip(
         rows.get("instrument_id") or none,
         rows.get("factor") or none,
@@ -28,11 +28,18 @@ def mark_rows(record: Record) -> Iterator[MarkRow]:
         times,
         strict=True,
     ):
-        if isinstance(value, (int, float)) and np.isfinite(value) and time is not None:
+        if _in_range(value) and time is not None:
             yield instrument, factor, str(field), float(value), time
 
 
-def _seconds(times: list[Any]) -> list[float | None]:
+def _in_range(value: Any) -> bool:
+    """Whether the book would take the number."""
+    if not isinstance(value, (int, float)):
+        return False
+    return value == 0.0 or rules.SMALLEST <= abs(value) <= rules.LARGEST
+
+
+def seconds_of(times: list[Any]) -> list[float | None]:
     """Times as the book reads them, in seconds since 1970 UTC; None for what is none."""
     if all(type(one) in (int, float) for one in times):
         return [float(one) if np.isfinite(one) else None for one in times]

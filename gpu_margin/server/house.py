@@ -203,13 +203,12 @@ class House:
     def _apply(self, records: list[Record]) -> list[Outcome]:
         """Book records that the log has; where the device fails, anew from the log on another."""
         answering = self.answering
-        epoch = answering.book.core.epoch
         try:
             outcomes = answering.book.apply(records)
         except Exception as error:
             again = self._anew(error)
             return [again[one.seq] for one in records]
-        answering.took(records, epoch)
+        answering.took(records)
         for one, record in zip(outcomes, records, strict=True):
             self.metrics.row_failures[record.kind] += len(one.failures)
         return outcomes

@@ -224,7 +224,8 @@ _HEADERS: Json = {
 _SAID: Mapping[int, str] = {
     400: "The body cannot be read",
     401: "No key or token, or one that is not valid",
-    403: "The scope is missing, or the account is not the tenant's (or not there)",
+    403: "The scope is missing, the account is not the tenant's (or not there), or a web page of "
+    "another origin asks a server without authentication",
     404: "There is no such account, model or route",
     405: "The route has no such method",
     409: "A gap in the client's sequence numbers: `expected` is the next one",

@@ -77,7 +77,7 @@ _KEY = Parameter(
 _POSITION = {"type": "string", "pattern": r"^[0-9]{1,18}(\.[0-9]{1,18})?$"}
 
 _GUARDED = (401, 403, 405, 429, 500, 503)
-_PUBLIC = (405, 500)
+_PUBLIC = (403, 405, 500)
 _DECODED = (400, 401, 403, 405, 413, 415, 422, 429, 500, 503)
 _CHANGED = (400, 401, 403, 405, 409, 413, 415, 422, 429, 500, 503)
 _LEGS = "whatif_id, account_id, instrument_id, quantity and optionally netting_set"
@@ -347,14 +347,14 @@ _SERVER = (
         "docs",
         "This document, to read and to try",
         media="text/html",
-        problems=(401, 405, 429, 500),
+        problems=(401, 403, 405, 429, 500),
     ),
     _server(
         "/openapi.json",
         "openapi",
         "This document, as JSON",
         media="application/json",
-        problems=(401, 405, 429, 500),
+        problems=(401, 403, 405, 429, 500),
     ),
     _server(
         "/",

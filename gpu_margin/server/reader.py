@@ -134,8 +134,13 @@ class Reader:
         begun = time.perf_counter()
         try:
             found = self._answers[kind]([one.asked for one in batch])
+            if len(found) != len(batch):
+                raise RuntimeError(f"{len(batch)} questions got {len(found)} answers")
         except Exception as error:
             found = [error] * len(batch)
+        except BaseException as error:
+            # A panic of a library, which is not to end the thread.
+            found = [RuntimeError(f"{type(error).__name__}: {error}")] * len(batch)
         if self._seen is not None:
             ended = time.perf_counter()
             self._seen(kind, len(batch), begun - batch[0].since, ended - begun)

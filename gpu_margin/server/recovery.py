@@ -82,35 +82,36 @@ def replay(answering: Answering, log: Log) -> tuple[dict[int, Outcome], int]:
     book, found, rows = answering.book, dict[int, Outcome](), 0
     missing = log.unanswered(book.sequence)
     first = min(missing, default=log.last() + 1)
-    start, epoch, board = book.sequence, book.core.epoch, answering.board
+    marks: list[Record] = []
+
+    def told() -> None:
+        """The board is told of marks once the book has them: they may change its codes."""
+        answering.took(marks)
+        marks.clear()
 
     def seen() -> Iterator[Record]:
         nonlocal rows
-        for one in _before(first, log.records(start)):
-            answering.took([one], book.core.epoch)
+        before = itertools.takewhile(lambda one: one.seq < first, log.records(book.sequence))
+        for one in before:
             rows += one.count
             yield one
+            # Records of one kind go together: those before this one are in the book by now.
+            if marks and one.kind != "marks":
+                told()
+            if one.kind == "marks":
+                marks.append(one)
 
     book.replay(seen())
-    if book.core.epoch != epoch:
-        # Some of the marks are of instruments that the board only knows now.
-        answering.board = answering.new_board(None).restored(board.table())
-        for group in _groups(_before(first, log.records(start)), _AGAIN):
-            answering.took(group, book.core.epoch)
+    told()
     for group in _groups(log.records(first - 1), _AGAIN):
-        epoch = book.core.epoch
         outcomes = book.apply(group)
-        answering.took(group, epoch)
+        answering.took(group)
         mine = [one for one in outcomes if one.state_seq in missing]
         log.answer([(one.state_seq, packed(one)) for one in mine])
         found.update({one.state_seq: one for one in mine})
         rows += sum(one.count for one in group)
     log.flush()
     return found, rows
-
-
-def _before(seq: int, records: Iterator[Record]) -> Iterator[Record]:
-    return itertools.takewhile(lambda one: one.seq < seq, records)
 
 
 def _groups(records: Iterator[Record], size: int) -> Iterator[list[Record]]:

@@ -41,6 +41,7 @@ _log = logging.getLogger("gpu_margin.server")
 # Threads that wait for the interpreter get it after this long, for the sake of the slowest answers.
 _SWITCH_SECONDS = 0.00005
 _GRACE_SECONDS = 10
+_DOORS = 16
 
 
 @dataclass
@@ -211,7 +212,9 @@ def _run(
     host, port = listening.getsockname()[:2]
     scheme, shown = "https" if settings.tls else "http", f"[{host}]" if ":" in host else host
     _log.info("listening", extra={"url": f"{scheme}://{shown}:{port}"})
-    _Server(options, assembled.house).run([listening])
+    # uvloop accepts one client at a time per socket and round of the loop: too few under load.
+    doors = [listening, *(listening.dup() for _ in range(_DOORS - 1))]
+    _Server(options, assembled.house).run(doors)
     if assembled.house.failure is not None:
         raise assembled.house.failure
 

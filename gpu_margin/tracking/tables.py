@@ -70,10 +70,15 @@ def sizes_table(state: State) -> pl.DataFrame:
 
 
 def carried(before: State, after: State, status: Ints) -> Ints:
-    """[account of the state after] the code that its account had before, -1 for a new one."""
+    """[account of the state after] the code that its account had before, -1 for a new one.
+
+    `status` has nothing of accounts that are newer than the last time they were measured.
+    """
     code = {account: code for code, account in enumerate(before.members.accounts)}
     place = [code.get(account, -1) for account in after.members.accounts]
-    return np.append(status, -1)[np.array(place, dtype=np.int64)]
+    known = np.full(max(len(code), len(status)) + 1, -1, dtype=np.int64)
+    known[: len(status)] = status
+    return known[np.array(place, dtype=np.int64)]
 
 
 def requirements_table(state: State, coverage: Coverage) -> pl.DataFrame:
