@@ -10,14 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Condition, Lock
 
+# Turns of those who ask that one who changes may have to wait for.
+_MOST = 4
+
 
 class Turns:
-    """One holder at a time; `asking` goes before `changing`, whoever waited longer."""
+    """One holder at a time; `asking` goes before `changing`, but for a few turns only."""
 
     def __init__(self) -> None:
         self._free = Condition(Lock())
         self._held = False
-        self._asking = 0
+        self._asking = self._changing = self._passed = 0
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -25,10 +28,11 @@ class Turns:
         with self._free:
             self._asking += 1
             try:
-                self._free.wait_for(lambda: not self._held)
+                self._free.wait_for(lambda: not self._held and not self._overdue)
             finally:
                 self._asking -= 1
             self._held = True
+            self._passed += self._changing > 0
         try:
             yield
         finally:
@@ -36,14 +40,24 @@ class Turns:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """The turn of one who changes, once nobody waits to ask."""
+        """The turn of one who changes, once nobody waits to ask or enough of them have asked."""
         with self._free:
-            self._free.wait_for(lambda: not self._held and not self._asking)
+            self._changing += 1
+            try:
+                self._free.wait_for(lambda: not self._held and (not self._asking or self._overdue))
+            finally:
+                self._changing -= 1
+                self._passed = 0
             self._held = True
         try:
             yield
         finally:
             self._release()
+
+    @property
+    def _overdue(self) -> bool:
+        """Whether one who changes has let enough of the others go first."""
+        return self._changing > 0 and self._passed >= _MOST
 
     def _release(self) -> None:
         with self._free:
