@@ -19,7 +19,7 @@ def mark_rows(record: Record) -> Iterator[MarkRow]:
     What the book refuses for another reason (an unknown id, an older mark) a board passes over.
     """
     rows, none = record.rows, [None] * record.count
-    times = seconds_of(rows["time"])
+    times = _seconds(rows["time"])
     for instrument, factor, field, value, time in zip(
         rows.get("instrument_id") or none,
         rows.get("factor") or none,
@@ -39,7 +39,7 @@ def _in_range(value: Any) -> bool:
     return value == 0.0 or rules.SMALLEST <= abs(value) <= rules.LARGEST
 
 
-def seconds_of(times: list[Any]) -> list[float | None]:
+def _seconds(times: list[Any]) -> list[float | None]:
     """Times as the book reads them, in seconds since 1970 UTC; None for what is none."""
     if all(type(one) in (int, float) for one in times):
         return [float(one) if np.isfinite(one) else None for one in times]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,6 @@ from gpu_margin.server.access import Access, Principal
 from gpu_margin.server.app import Answer, Request, Route
 from gpu_margin.server.arrow_tables import read_table, too_many, write_arrow
 from gpu_margin.server.audit import Audit
-from gpu_margin.server.board import seconds_of
 from gpu_margin.server.bodies import ARROW, Codec, encoded
 from gpu_margin.server.log import Entry, digest
 from gpu_margin.server.messages import (
@@ -31,7 +29,6 @@ from gpu_margin.server.settings import Limits
 from gpu_margin.server.writer import Writer
 
 _KEY_LENGTH = 128
-_AHEAD_SECONDS = 86_400.0
 _LEG_COLUMNS = ("whatif_id", "account_id", "instrument_id", "quantity")
 _FILL_COLUMNS = ("fill_id", "account_id", "instrument_id", "quantity", "price")
 _FILL_OPTIONAL = ("netting_set", "fee")
@@ -146,7 +143,6 @@ class HotRoutes:
         else:
             decoded: Marks = self._marks.decode(request)
             rows = _columns(decoded.marks, (*_MARK_COLUMNS, *_MARK_OPTIONAL))
-        _check_times(rows["time"])
         return await self._change(request, "marks", rows, len(rows["field"]))
 
     async def _table_rows(
@@ -219,19 +215,6 @@ def foreign_account(account_id: str) -> Problem:
 def loading() -> Problem:
     """503 while there is no book."""
     return busy("the book is being loaded; see /ready", 2.0)
-
-
-def _check_times(times: list[Any]) -> None:
-    """A mark of the future would never grow stale, and shut out those that come after it."""
-    latest = max((one for one in seconds_of(times) if one is not None), default=0.0)
-    if latest > time.time() + _AHEAD_SECONDS:
-        raise Problem(
-            422,
-            "invalid",
-            "a mark is more than a day ahead of now",
-            field="time",
-            way_out="send seconds since 1970 UTC, not milliseconds, or ISO text",
-        )
 
 
 def _sequence(request: Request) -> int:
