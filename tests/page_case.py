@@ -83,7 +83,8 @@ def account(account_id: str, state_seq: int = 12, stale: bool = False) -> dict[s
         "state_seq": state_seq,
         "stale_marks": stale,
         "complete": account_id != EVIL,
-        "currency": "USD",
+        "status": models["covariance"]["status"],
+        "collateral_value": pairs[0][1],
         "models": models,
     }
 
