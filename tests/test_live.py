@@ -397,3 +397,18 @@ def test_accounts_by_prefix() -> None:
     assert book().accounts_like("", 3) == ["A", "B", "C"]
     assert book().accounts_like("zz", 3) == []
     assert case.MULTIPLIER["FUTX"] == 10.0
+
+
+def test_an_id_that_the_book_refused_may_come_again_however_fills_are_grouped() -> None:
+    """Singly, as one group, and replayed: a refused fill leaves its id free for the next."""
+    quantity = [("1", 9e27), ("x", 1e30), ("x", 1.0), ("x", 2.0)]
+    fills = [columns([fill(name, "A", "FUTX", size, 100.0)]) for name, size in quantity]
+    log = [Record(number, "fills", rows) for number, rows in enumerate(fills, 1)]
+    singly, together, replayed = book(), book(), book()
+    outcomes = [singly.apply([record])[0] for record in log]
+    assert [one.applied for one in outcomes] == [1, 0, 1, 0]
+    assert outcomes[3].skipped == [1]
+    assert together.apply(log) == outcomes
+    replayed.replay(iter(log))
+    same(together, singly)
+    same(replayed, singly)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
@@ -45,6 +45,18 @@ class Fills:
     price: Floats
     fee: Floats
     failures: pl.DataFrame
+
+    def distinct(self) -> Iterator[Fills]:
+        """The fills in parts, one after another, in none of which an id stands twice."""
+        known: set[str] = set()
+        start = 0
+        for place, one in enumerate(self.ids if len(set(self.ids)) < len(self.ids) else ()):
+            if one in known:
+                yield self.chosen(np.arange(start, place))
+                known.clear()
+                start = place
+            known.add(one)
+        yield self.chosen(np.arange(start, len(self.ids))) if start else self
 
     def chosen(self, some: Ints) -> Fills:
         """Some of the fills."""

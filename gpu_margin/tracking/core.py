@@ -100,21 +100,27 @@ class Core:
 
         Without `measured` no figure is right any more before `refresh`.
         """
-        numbers = self.sequence + batch.place
+        before, applied = self.sequence, 0
         self.sequence += batch.received
-        new = self.seen.new(batch.ids, numbers)
-        skipped = batch.row[~new]
-        if len(skipped):
-            batch, numbers = batch.chosen(np.flatnonzero(new)), numbers[new]
-        booked, sets, failures = book_fills(self.state, batch)
-        if measured:
-            self._pending = np.union1d(self._pending, sets)
+        skipped, failures = [_NONE], [batch.failures]
+        # An id is known once its fill is booked, which the book may refuse: then it may come again.
+        for part in batch.distinct():
+            numbers = before + part.place
+            new = self.seen.new(part.ids, numbers)
+            if not new.all():
+                skipped.append(part.row[~new])
+                part, numbers = part.chosen(np.flatnonzero(new)), numbers[new]
+            booked, sets, refused = book_fills(self.state, part)
+            if measured:
+                self._pending = np.union1d(self._pending, sets)
+            ids = part.ids
+            if len(refused):
+                ids = [one for one, fine in zip(ids, booked.tolist(), strict=True) if fine]
+            self.seen.add(ids, numbers[booked])
+            applied += len(ids)
+            failures.append(refused)
         self.measured = self.measured and measured
-        ids = batch.ids
-        if len(failures):
-            ids = [one for one, fine in zip(ids, booked.tolist(), strict=True) if fine]
-        self.seen.add(ids, numbers[booked])
-        return self._taken(len(ids), skipped, joined(batch.failures, failures))
+        return self._taken(applied, np.concatenate(skipped), joined(*failures))
 
     def mark(self, found: MarkRows, measured: bool = True, then: Then = None) -> BatchResult:
         """Marks of a batch that was read since the last mark; see `Tracker.mark`.
