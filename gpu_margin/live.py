@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from gpu_margin import backend as backends
 from gpu_margin.backend import Backend, TailMeasure
 from gpu_margin.books import placed
+from gpu_margin.config import Config
 from gpu_margin.explain import Explanation, explanation
 from gpu_margin.io.tables import Source
 from gpu_margin.living import legs as encoding
@@ -105,13 +106,15 @@ class LiveBook:
         backend: str | Backend = "auto",
         *,
         turns: Turns | None = None,
+        rules: Config | None = None,
         measured: bool = True,
     ) -> LiveBook:
         """The book of a snapshot, as it was; `InputError` without one.
 
+        With `rules` it goes on under the models and rules of another configuration of its day.
         Without `measured` it may only be asked after a `replay`, which measures it anyhow.
         """
-        found = read_kept(Path(path))
+        found = read_kept(Path(path), rules)
         book = cls.__new__(cls)
         book.turns = Turns() if turns is None else turns
         events, none = events_of(found.events), replace(found, events=found.events.clear())

@@ -6,11 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from gpu_margin.records import Kind, Record
-from gpu_margin.server.log import Accepted, Entry, Gap, Log, Repeated, Result, Reused, digest
+from gpu_margin.server.log import (
+    Accepted,
+    Entry,
+    Gap,
+    Log,
+    LogError,
+    Repeated,
+    Result,
+    Reused,
+    digest,
+)
 
 CLIENTS = ("desk", "kafka:fills:0", "Ünï ćlient")
 
@@ -34,6 +45,7 @@ class Model:
     kept: dict[int, bytes] = field(default_factory=dict)
     pending: dict[int, bytes] = field(default_factory=dict)
     offsets: dict[tuple[str, int], int] = field(default_factory=dict)
+    pruned: int = 0
 
     def append(self, entries: Sequence[Entry], offsets: dict[tuple[str, int], int]) -> list[Result]:
         before = len(self.entries)
@@ -64,6 +76,10 @@ class Model:
 
     def records(self) -> list[Record]:
         return [Record(seq, one.kind, one.rows) for seq, one in enumerate(self.entries, 1)]
+
+    def prune(self, before: int) -> int:
+        already, self.pruned = self.pruned, max(self.pruned, min(before - 1, len(self.entries)))
+        return self.pruned - already
 
     def unanswered(self, after: int) -> set[int]:
         answered = self.pending.keys() | self.kept.keys()
@@ -143,14 +159,23 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(after=st.integers(0, 20))
     def read(self, after: int) -> None:
-        assert list(self.log.records(after)) == self.model.records()[after:]
+        if after < self.model.pruned:
+            with pytest.raises(LogError, match=f"record {after + 1} was pruned"):
+                list(self.log.records(after))
+        else:
+            assert list(self.log.records(after)) == self.model.records()[after:]
         assert self.log.unanswered(after) == self.model.unanswered(after)
+
+    @rule(before=st.integers(0, 12))
+    def prune(self, before: int) -> None:
+        assert self.log.prune(before) == self.model.prune(before)
 
     @invariant()
     def as_the_model(self) -> None:
         if not hasattr(self, "log"):
             return
         assert self.log.last() == len(self.model.entries)
+        assert self.log.pruned() == self.model.pruned
         assert self.log.offsets() == self.model.offsets
         for client in CLIENTS:
             assert self.log.expected(client) == self.model.expected(client)

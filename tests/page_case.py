@@ -21,7 +21,9 @@ from gpu_margin.server.openapi import document
 from gpu_margin.server.pages import create_pages
 from gpu_margin.server.problems import MEDIA_TYPE, Problem, problem_body
 
-LIMITS: Any = SimpleNamespace(max_body_bytes=1 << 20, max_legs=1000, max_batch=20_000)
+LIMITS: Any = SimpleNamespace(
+    max_body_bytes=1 << 20, max_legs=1000, max_batch=20_000, mark_ahead_seconds=90.0
+)
 KEY = "key-of-a-risk-manager"
 COLLAR, CALLED, TWO_SETS = "collar-000005", "outright-000199", "delta-neutral-000006"
 EVIL = "<img src=x onerror=\"document.title='owned'\">\"'&/evil"

@@ -20,9 +20,8 @@ from gpu_margin import demo
 from gpu_margin.server.app import App
 from gpu_margin.server.house import House
 from gpu_margin.server.keys import new_key
-from gpu_margin.server.serving import assemble
+from gpu_margin.server.serving import assemble, uvicorn_config
 from gpu_margin.server.settings import server_settings
-from gpu_margin.server.tls import uvicorn_options
 
 GATE = '[gate]\nmodel = "historical"\nstale_seconds = 60.0\n'
 # Accounts, instruments and factors of every demo book of 60 accounts.
@@ -128,22 +127,9 @@ def running(config: Path, backend: str = "numpy", *, wait: bool = True) -> Itera
     """The server of a TOML with its own limits, keys and TLS; it stops with the block."""
     assembled = assemble(config, backend)
     settings = server_settings(assembled.house.config).resolved(config.resolve().parent)
-    options = uvicorn.Config(
-        assembled.app,
-        host="127.0.0.1",
-        port=0,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=5,
-        **uvicorn_options(settings.tls),
-    )
+    options = uvicorn_config(assembled.app, settings)
+    options.host, options.port = "127.0.0.1", 0
+    options.timeout_graceful_shutdown = 5
     server = uvicorn.Server(options)
     thread = threading.Thread(target=server.run, name="server", daemon=True)
     thread.start()

@@ -34,7 +34,7 @@ def mock() -> Mock:
 
 
 def mark(value: float) -> dict[str, Any]:
-    return {"factor": "X", "field": "last", "value": value, "time": "2026-01-02T03:04:05Z"}
+    return {"factor": "X", "field": "last", "value": value, "time": "2024-01-02T03:04:05Z"}
 
 
 @pytest.fixture
@@ -134,6 +134,22 @@ def test_bad_messages_are_reported_and_passed_over(mock: Mock, writer: Writer) -
     found = {name: one.field for name, one in zip(BAD, reported, strict=True)}
     assert found == {name: named for name, (_, named) in BAD.items()}
     assert writer.log.offsets() == {("fills", 0): len(BAD) + 2}
+
+
+def test_marks_of_the_future_are_passed_over(mock: Mock, writer: Writer) -> None:
+    now = time.time()
+    late = {**mark(2.0), "time": 1e3 * now}
+    mock.send("marks", mark(1.0), late, [mark(3.0), late], {**mark(4.0), "time": now + 50.0})
+    mock.send("marks", {**mark(5.0), "time": "x"})
+    feed = KafkaFeed(settings(mock, fills_topic=None), writer.submit, writer.log)
+    feed.start()
+    until(lambda: writer.log.last() == 3 and feed.status.accepted == 3)
+    feed.stop()
+    # What is no time is for the book to refuse.
+    values = [one.rows["value"] for one in writer.log.records(0)]
+    assert values == [[1.0], [4.0], [5.0]] and writer.log.offsets() == {("marks", 0): 5}
+    assert [(one.row, one.field) for one in feed.failures] == [(1, "time"), (2, "[1].time")]
+    assert feed.status.bad == 2 and all("milliseconds" in one.reason for one in feed.failures)
 
 
 def test_bad_messages_alone_are_not_read_again(mock: Mock, writer: Writer) -> None:

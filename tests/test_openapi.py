@@ -83,6 +83,7 @@ def test_the_servers_limits_are_in_the_schemas() -> None:
     assert schemas["Fills"]["properties"]["fills"]["maxItems"] == LIMITS.max_batch
     assert schemas["Fills"]["properties"]["fills"]["minItems"] == 1
     assert schemas["Fill"]["additionalProperties"] is False
+    assert "90 s ahead" in schemas["Mark"]["properties"]["time"]["description"]
 
 
 def test_every_problem_is_the_same_kind_of_body() -> None:

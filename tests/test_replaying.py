@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -149,6 +150,23 @@ def test_bad_lines_are_failures_and_the_others_go_on(file: Path) -> None:
     assert all(one.reason for one in group.failures)
 
 
+def test_marks_of_the_future_are_bad_lines(file: Path) -> None:
+    now = time.time()
+    late = {**MARK, "time": 1e3 * now}
+    soon = {"kind": "marks", **MARK, "time": now + 500.0}
+    lines = [{"kind": "marks", **MARK}, {"kind": "marks", **late}, soon]
+    lines.append({"kind": "marks", "rows": [MARK, late]})
+    lines.append({"kind": "marks", **MARK, "time": "x"})
+    (group,) = groups(file, *lines)
+    # What is no time is for the book to refuse.
+    assert group.lines == [1, 5]
+    found = [(one.row, one.field) for one in group.failures]
+    assert found == [(2, "time"), (3, "time"), (4, "[1].time")]
+    assert all("milliseconds" in one.reason for one in group.failures)
+    (group,) = read_replay(file, ahead_seconds=1_000.0)
+    assert group.lines == [1, 3, 5]
+
+
 def test_bytes_that_are_no_text(file: Path) -> None:
     file.write_bytes(b'{"kind": "fills", "key": "\xff"}\n\xff\n')
     (group,) = read_replay(file)
@@ -190,7 +208,7 @@ def test_a_file_that_cannot_be_read(what: str, file: Path) -> None:
 def test_whatever_stands_in_a_line_is_an_entry_or_a_failure(thing: Any) -> None:
     line = json.dumps(thing).encode()
     with contextlib.suppress(BadMessage):
-        entry = replaying._entry(line, 1, "replay:x")
+        entry = replaying._entry(line, 1, "replay:x", 60.0)
         assert len({len(column) for column in entry.rows.values()}) == 1
     with contextlib.suppress(BadMessage):
         assert rows_of("fills", line)["fill_id"]

@@ -131,7 +131,7 @@ def declared(server: Running) -> set[tuple[str, str]]:
         else:
             todo += getattr(inner, "routes", [])
     return own | {
-        (method, route.path.replace("{account_id:path}", "{account_id}"))  # type: ignore[attr-defined]
+        (method, route.path.replace("{account_id:id}", "{account_id}"))  # type: ignore[attr-defined]
         for route in pages
         for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
     }

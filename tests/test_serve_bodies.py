@@ -294,7 +294,10 @@ ODD += [
     "//",
     "a//b",
     "{account_id}",
-    "a\nb",
+    "a\n",
+    "\n",
+    "\r\n/%0A\n",
+    "é",
 ]
 
 
@@ -305,6 +308,7 @@ def test_odd_ids_are_just_not_there(client: httpx.Client, account: str) -> None:
     if len(account) <= 256:
         assert repr(account) in found["detail"]
         found = problem(client.get(f"/v1/accounts/{path}/explain"), 404)
+        assert repr(account) in found["detail"]
         found = problem(client.post("/v1/whatif", json={**WHATIF, "account_id": account}), 404)
         order = {"account_id": account, "instrument_id": FUTURE, "quantity": 1}
         problem(client.post("/v1/orders/check", json=order), 404)
@@ -324,8 +328,6 @@ def test_odd_ids_are_booked_and_found_as_they_are(client: httpx.Client) -> None:
         path = "".join(f"%{byte:02X}" for byte in account.encode())
         found = client.get(f"/v1/accounts/{path}")
         assert found.status_code == 200 and found.json()["account_id"] == account
-        if "\n" in account:  # the framework's paths have no line ends
-            continue
         found = client.get(f"/v1/accounts/{path}/explain")
         assert found.status_code == 200 and found.json()["account_id"] == account
         listed = client.get("/v1/accounts", params={"prefix": account, "limit": 100}).json()
@@ -387,7 +389,7 @@ def test_rows_that_change_nothing_are_told(client: httpx.Client) -> None:
     found = client.post("/v1/fills", json={"fills": rows}, headers=change(start["expected"])).json()
     assert found["applied"] == 1 and [one["row"] for one in found["failures"]] == [1]
     assert found["failures"][0]["field"] == "instrument_id"
-    times = ["", "yesterday", "2018-13-01", "1e3", 1e300, -1e300, 1e18, float(1 << 62)]
+    times = ["", "yesterday", "2018-13-01", "1e3", -1e300, -1e18, -float(1 << 62), 0.0]
     marks = [{**MARK, "time": one} for one in times]
     answer = client.post("/v1/marks", json={"marks": marks}, headers=change(start["expected"] + 1))
     assert answer.status_code == 200, answer.text

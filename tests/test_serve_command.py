@@ -63,6 +63,8 @@ def test_it_listens_beyond_this_machine_only_with_tls_and_keys(host: str, tmp_pa
         ("[server.limits]\nmax_leg = 1\n", ("server.limits", "'max_leg'", "max_legs")),
         ("[server]\nstale_seconds = -1.0\n", ("server.stale_seconds", "greater than 0")),
         ("[server]\nsnapshot_rows = 1.5\n", ("server.snapshot_rows", "integer")),
+        ("[server.limits]\nmark_ahead_seconds = -1\n", ("mark_ahead_seconds", "or equal to 0")),
+        ("[server.limits]\nmark_ahead_seconds = inf\n", ("mark_ahead_seconds", "finite")),
     ],
 )
 def test_a_wrong_setting_is_named(toml: str, words: tuple[str, ...], tmp_path: Path) -> None:
@@ -146,7 +148,9 @@ def test_the_log_of_another_book_ends_it(tmp_path: Path) -> None:
 def test_a_second_server_on_the_same_state_is_refused(tmp_path: Path) -> None:
     config = small_book(tmp_path)
     with server_process(config) as first, Caller(first.port) as caller:
-        ends_with(config, 2, "server-state", "another process")
+        folder = str(tmp_path / "server-state")
+        told = ends_with(config, 2, f"{folder}: another server has", "[server] state", "stop it")
+        assert "audit.jsonl" not in told
         assert caller.send("GET", "/ready")[0] == 200
         assert first.stop() == 0
 
@@ -223,11 +227,15 @@ def test_a_signal_while_it_starts_ends_it_too(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_replayed_twice_is_booked_once(tmp_path: Path) -> None:
-    config, lines = small_book(tmp_path), tmp_path / "day.jsonl"
+    limits = "[server.limits]\nmark_ahead_seconds = 1000.0\n"
+    config, lines, now = small_book(tmp_path, limits), tmp_path / "day.jsonl", time.time()
     written = [
         {"kind": "fills", **fill("f1", "A", "FUTX", 2.0, 100.0)},
         {"kind": "fills", "rows": [fill("f2", "A", "FUTX", 3.0, 100.0)]},
         {"kind": "marks", **mark("FUTX", "price", 105.0)},
+        # Of the future: taken as far as the setting has it.
+        {"kind": "marks", **mark("FUTX", "price", 106.0, now + 500.0)},
+        {"kind": "marks", **mark("FUTX", "price", 107.0, 1e3 * now)},
     ]
     lines.write_text("".join(json.dumps(one) + "\n" for one in written))
     for _ in range(2):
@@ -237,7 +245,7 @@ def test_a_file_that_is_replayed_twice_is_booked_once(tmp_path: Path) -> None:
                 while '"replayed"' not in server.said.rpartition("listening")[2]:
                     assert time.monotonic() < before, server.said
                     time.sleep(0.01)
-                assert caller.send("GET", "/v1/summary")[1]["state_seq"] == 3
+                assert caller.send("GET", "/v1/summary")[1]["state_seq"] == 4
                 found = caller.send("GET", "/v1/accounts/A/explain?model=es")[1]
                 (model,) = found["models"].values()
                 held = {one["instrument_id"]: one["quantity"] for one in model["positions"]}

@@ -5,8 +5,10 @@ GPU_MARGIN_KILLS says at how many points it is killed: by default 50 in CI, else
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import sqlite3
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -228,3 +230,6 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost_or_booked_twice(
     again = sum(one.resolved["again"] for one in desks)
     print(f"killed at {dict(moments)}; {told} requests, of which {again} were sent again")
     same_as_told(config, desks)
+    with contextlib.closing(sqlite3.connect(tmp_path / "server-state" / "log.sqlite")) as log:
+        # Not of a log that is whole, either.
+        assert log.execute("SELECT count(*) FROM entries WHERE rows IS NULL").fetchone()[0] > 0

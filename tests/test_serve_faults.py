@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,13 @@ class Faulty:
 
     name = "faulty"
 
-    def __init__(self) -> None:
+    def __init__(self, *others: Any) -> None:
         self._sound: Any = backends.load("numpy")
         self.left: int | None = None
-        self.failed = 0
+        self.failed, self.others = 0, others
 
     def shards(self) -> Sequence[Any]:
-        return [self]
+        return [self, *self.others]
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._sound, name)
@@ -57,10 +58,10 @@ class Faulty:
 
 @contextmanager
 def failing(
-    folder: Path, patch: pytest.MonkeyPatch, **more: Any
+    folder: Path, patch: pytest.MonkeyPatch, *others: Faulty, **more: Any
 ) -> Iterator[tuple[Running, Faulty]]:
-    """A server on a device that can be made to fail."""
-    device, load = Faulty(), backends.load
+    """A server on a device that can be made to fail, beside others."""
+    device, load = Faulty(*others), backends.load
     patch.setattr(backends, "load", lambda name: device if name == "faulty" else load(name))
     with running(demo_book(folder, **more), "faulty") as server:
         yield server, device
@@ -270,6 +271,46 @@ def test_while_fills_come_from_everywhere(tmp_path: Path, monkeypatch: pytest.Mo
         }
         assert len(taken) == 30 and set(taken) == {1}
         assert quantity["after"] - quantity["before"] == 30
+
+
+def test_of_several_devices_one_after_another_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = Faulty()
+    with failing(tmp_path, monkeypatch, second) as (server, first), server.client() as client:
+        right = all_figures(client)
+        for number, device in enumerate((first, second), 1):
+            device.left = 0
+            settled(client)
+            assert device.failed and all_figures(client) == right
+            faults = client.get("/v1/summary").json()["faults"]
+            assert [one["backend"] for one in faults] == ["faulty"] * number
+        assert faults[0]["next"] == "faulty" and faults[1]["next"] in ("numba", "numpy")
+
+
+def test_a_failure_of_a_device_that_was_replaced_gives_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question fails on it, then a change, before the first has had its consequence."""
+    with failing(tmp_path, monkeypatch) as (server, device), server.client() as client:
+        house = server.house
+        held, free = threading.Event(), threading.Event()
+        writer: Any = house.threads.writer
+        writer.call(lambda: (held.set(), free.wait(60)))
+        assert held.wait(60)
+        device.left = 0
+        with ThreadPoolExecutor() as pool, server.client() as other:
+            booked = pool.submit(changes, other, [1])
+            while not writer.waiting:
+                time.sleep(0.01)
+            # Its device is to be replaced once the fill is booked, which replaces it too.
+            assert QUESTIONS["whatif"](client).status_code == 503
+            free.set()
+            assert booked.result(60)[0]["applied"] == 2
+        settled(client)
+        house.failed(RuntimeError("late"), device)
+        writer.call(lambda: None).result(60)
+        assert len(client.get("/v1/summary").json()["faults"]) == 1
 
 
 # ---------------------------------------------------------------- marks

@@ -178,7 +178,7 @@ def test_answers_beside_changes_are_those_of_the_state_that_they_name(tmp_path: 
             time.sleep(0.02)
         records = list(server.house.log.records(0))
         left = server.house.answering.book
-        replica = Answering(live_case.book(), load_config(config), 60.0, lambda error: None)
+        replica = Answering(live_case.book(), load_config(config), 60.0, lambda *failed: None)
         of_replica(replica, records, asked, accounts)
         live_case.same(left, replica.book)
     assert len({answer["state_seq"] for _, answer in asked}) > 5
@@ -187,7 +187,7 @@ def test_answers_beside_changes_are_those_of_the_state_that_they_name(tmp_path: 
 def test_a_first_price_is_asked_about_before_the_board_knows_it() -> None:
     """A reader's turn between that in which marks take effect and the board after them."""
     config = {**config_of(), "gate": {"model": "es", "stale_seconds": 60.0}}
-    answering = Answering(live_case.book(), load_config(config), 60.0, lambda error: None)
+    answering = Answering(live_case.book(), load_config(config), 60.0, lambda *failed: None)
     rows = columns([mark("NOPRICE", "price", 7.0)])
     answering.book.apply([Record(1, "marks", rows)])
     (found,) = answering.whatifs([WhatIf("A", {"NOPRICE": 1.0, "SPOTX": 1.0})])

@@ -18,7 +18,10 @@ from gpu_margin.failures import ConfigError, InputError
 from gpu_margin.records import Record
 from gpu_margin.server.log import (
     PAGE,
+    SLICE,
+    SLICE_BYTES,
     Accepted,
+    Entry,
     Gap,
     Log,
     LogError,
@@ -199,16 +202,59 @@ def test_many_pages_of_records(open_: Open) -> None:
     assert [one.rows["fill_id"][0] for one in log.records(0)] == keys
     seqs = [one.seq for one in log.records(PAGE - 1)]
     assert seqs == list(range(PAGE, count + 1))
-    assert log.prune(PAGE + 3) == PAGE + 2
+    assert pruned(log, PAGE + 3) == PAGE + 2 == log.pruned()
     assert log.prune(PAGE + 3) == 0
     assert sum(1 for _ in log.records(PAGE + 2)) == count - PAGE - 2
     with pytest.raises(LogError, match=f"record {PAGE + 2} was pruned; restore a snapshot"):
         list(log.records(PAGE + 1))
+    with pytest.raises(LogError, match="record 1 was pruned; restore a snapshot"):
+        list(log.records(0))
     # Keys stay.
     assert log.append([entry("0"), entry("1", quantity=5.0)]) == [Repeated(1, None), Reused(2)]
-    assert log.prune(10**9) == count - PAGE - 2
+    assert pruned(log, 10**9) == count - PAGE - 2
     log.close()
     assert open_().last() == count
+
+
+def pruned(log: Log, before: int) -> int:
+    """How many entries are forgotten, a slice at a time."""
+    return sum(iter(lambda: log.prune(before), 0))
+
+
+def test_what_is_forgotten_at_once_is_little(open_: Open) -> None:
+    log = open_()
+    log.append([entry(str(number)) for number in range(SLICE + 5)])
+    log.append([long("x", 0.4), long("y", 0.4), long("z", 1.1), entry("small")])
+    assert log.prune(10**9) == SLICE
+    assert log.pruned() == SLICE
+    assert log.prune(10**9) == 7  # the small ones, x and y
+    assert log.prune(10**9) == 1  # z alone, though it is longer than a slice
+    assert log.prune(SLICE + 8) == 0
+    assert [one.rows["fill_id"] for one in log.records(SLICE + 8)] == [["small"]]
+
+
+def long(key: str, slices: float) -> Entry:
+    """An entry whose rows are so many slices long."""
+    one = entry(key)
+    one.rows["fill_id"] = ["x" * int(slices * SLICE_BYTES)]
+    return one
+
+
+def test_what_was_forgotten_is_known_after_a_crash(open_: Open) -> None:
+    log = open_()
+    log.append([entry(key, number) for number, key in enumerate("abcd", 1)], {("t", 0): 4})
+    log.answer([(1, b"one"), (4, b"four")])
+    log.flush()
+    assert log.prune(3) == 2
+    crash(log)
+    log = open_()
+    assert (log.pruned(), log.last(), log.expected("desk")) == (2, 4, 5)
+    assert log.offsets() == {("t", 0): 4}
+    assert [one.seq for one in log.records(2)] == [3, 4]
+    again = [entry("a", 1), entry("b", 2, quantity=5.0), entry("d", 4)]
+    assert log.append(again) == [Repeated(1, b"one"), Reused(2), Repeated(4, b"four")]
+    assert log.unanswered(0) == {2, 3}
+    assert log.prune(10**9) == 2
 
 
 def test_reading_goes_on_while_others_write(open_: Open) -> None:

@@ -6,13 +6,20 @@ import io
 import json
 import logging
 import math
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
+import kafka_case
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka_case import Mock
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
+from running_case import running
+from serve_process import small_book
 
 from gpu_margin.server import logs
 from gpu_margin.server.metrics import Metrics, Tally
@@ -76,6 +83,41 @@ def test_what_others_know_is_asked_when_it_is_wanted() -> None:
     found = samples(metrics)
     assert found["queue_depth", ("reader",)] == found["state_seq", ()] == 7
     assert ("mark_age_seconds", ()) not in found
+
+
+def test_a_feed_from_kafka_is_measured(tmp_path: Path) -> None:
+    mock = Mock()
+    kafka = f'[server.kafka]\nbrokers = "{mock.brokers}"\nfills_topic = "fills"\n'
+    good = kafka_case.fill(1, instrument_id="FUTX")
+    mock.send("fills", good, b"{", kafka_case.fill(2, instrument_id="FUTX"), b"[]", b"1")
+    with running(small_book(tmp_path, kafka)) as server, server.client() as client:
+        ends = time.monotonic() + 60
+
+        def until(wanted: dict[str, float]) -> None:
+            while any(_sample(client, name) != value for name, value in wanted.items()):
+                assert time.monotonic() < ends, client.get("/metrics").text
+                time.sleep(0.02)
+
+        messages = "kafka_messages_total{outcome="
+        counts = {"accepted": 2.0, "repeated": 0.0, "bad": 3.0}
+        known = {f'{messages}"{name}"}}': count for name, count in counts.items()}
+        until({**known, "kafka_connected": 1.0, "kafka_behind": 0.0})
+        assert server.house.answering.book.sequence == 2
+        mock.end()
+        until({"kafka_connected": 0.0})
+
+
+def test_without_a_feed_nothing_is_said_of_one(tmp_path: Path) -> None:
+    with running(small_book(tmp_path)) as server, server.client() as client:
+        assert "kafka" not in client.get("/metrics").text
+
+
+def _sample(client: httpx.Client, name: str) -> float | None:
+    """The value in the text of /metrics; None where there is none."""
+    start = f"gpu_margin_{name} "
+    lines = client.get("/metrics").text.splitlines()
+    found = [float(line.removeprefix(start)) for line in lines if line.startswith(start)]
+    return found[0] if found else None
 
 
 def test_a_replaced_backend_is_seen() -> None:

@@ -113,6 +113,26 @@ def test_a_missing_record_is_noticed(log: SqliteLog) -> None:
         list(log.records(0))
 
 
+def test_what_is_forgotten_makes_room_for_what_comes(log: SqliteLog) -> None:
+    """Also where each entry is short: they are many to a page."""
+
+    def add(start: int, count: int) -> None:
+        for first in range(start, start + count, 100):
+            log.append([entry(str(number), quantity=0.1) for number in range(first, first + 100)])
+
+    def pages(what: str) -> int:
+        (found,) = log._writer.execute(f"PRAGMA {what}").fetchone()
+        return int(found)
+
+    add(0, 3_000)
+    before = pages("page_count")
+    while log.prune(10**9):
+        pass
+    assert pages("freelist_count") > 0.25 * before
+    add(3_000, 500)
+    assert pages("page_count") == before
+
+
 def test_readers_in_other_threads(log: SqliteLog) -> None:
     """What they see is a beginning of the whole, while the writer goes on."""
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""Taking turns: who asks goes first, and nobody waits for ever."""
+"""Taking turns: who asks goes first, several at a time, and nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -51,3 +51,33 @@ def test_one_who_asks_goes_before_one_who_changes() -> None:
     for one in threads:
         one.join(10)
     assert order == ["asked", "changed"]
+
+
+def test_one_who_asks_waits_for_one_who_changes_but_not_for_another_one() -> None:
+    turns, inside, free = Turns(), threading.Barrier(2), threading.Event()
+
+    def ask() -> None:
+        with turns.asking():
+            inside.wait(10)
+
+    def change() -> None:
+        with turns.changing():
+            free.wait(10)
+
+    first, second, third = (threading.Thread(target=work) for work in (ask, change, ask))
+    first.start()
+    with turns.asking():
+        second.start()
+        second.join(0.1)
+        assert not turns._held
+        inside.wait(10)  # both of those who ask are in
+    first.join(10)
+    while not turns._held:
+        pass
+    third.start()
+    third.join(0.1)
+    assert not turns._inside
+    free.set()
+    inside.wait(10)
+    second.join(10)
+    third.join(10)

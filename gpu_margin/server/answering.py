@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from gpu_margin.backend import Backend
 from gpu_margin.collateral import STATUSES
 from gpu_margin.config import Config, load_gate
 from gpu_margin.gate import GateMarket, GateParameters, gate_market
@@ -26,7 +27,6 @@ from gpu_margin.server.board import mark_rows
 from gpu_margin.server.messages import (
     Change,
     FailedWhatIf,
-    Fault,
     NamedWhatIf,
     OrderCheck,
     OrderDecision,
@@ -36,6 +36,14 @@ from gpu_margin.server.messages import (
     WhatIfAnswers,
 )
 from gpu_margin.server.problems import Problem, busy
+from gpu_margin.server.refusals import (
+    as_problem,
+    fault_of,
+    no_gate,
+    not_finite,
+    table_fault,
+    unknown_account,
+)
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -57,7 +65,7 @@ class Answering:
         book: LiveBook,
         config: Config,
         stale_seconds: float,
-        failed: Callable[[Exception], None],
+        failed: Callable[[Exception, Backend], None],
     ) -> None:
         self.book, self._stale_seconds, self._failed = book, stale_seconds, failed
         gate = load_gate(config)
@@ -112,7 +120,7 @@ class Answering:
     def whatifs(self, asked: list[WhatIf]) -> Answers:
         """Single what-ifs: all of them together."""
         found = self._answers(asked)
-        return [one if isinstance(one, WhatIfAnswer) else _as_problem(one) for one in found[1]]
+        return [one if isinstance(one, WhatIfAnswer) else as_problem(one) for one in found[1]]
 
     def batches(self, asked: list[list[NamedWhatIf]]) -> Answers:
         """Batches of what-ifs: one after another, so that each is of one state."""
@@ -141,12 +149,12 @@ class Answering:
         answers: list[WhatIfAnswer | FailedWhatIf] = []
         for place, one in enumerate(asked):
             name = one.whatif_id if isinstance(one, NamedWhatIf) else None
-            fault = _fault(found, place, lost[place])
+            fault = fault_of(found, place, lost[place])
             changes = {}
             for model, values in after.items():
                 new, old_value = values[place], before[model][place]
                 if not (math.isfinite(new) and math.isfinite(old_value)):
-                    fault = fault or _not_finite(model)
+                    fault = fault or not_finite(model)
                     break
                 code = status[model][place]
                 changes[model] = Change(old_value, new, new - old_value, _STATUS[code])
@@ -162,19 +170,19 @@ class Answering:
 
     def _ask(self, legs: LiveLegs) -> tuple[Asked, Bools]:
         """What a batch does, and [what-if] whether it rests on a stale mark."""
-        try:
-            with self.book.turns.asking():
+        with self.book.turns.asking():
+            try:
                 legs = self.book.fresh(legs)
                 found = self.book.ask(legs)
                 return found, self._stale_legs(legs)
-        except Exception as error:
-            raise self.lost(error) from error
+            except Exception as error:
+                raise self.lost(error) from error
 
     def lost(self, error: Exception) -> Problem:
-        """A device failed: another one is found, and this is to be asked again."""
+        """A device failed: another one is found, and this is to be asked again. In a turn."""
         if isinstance(error, Problem):
             return error
-        self._failed(error)
+        self._failed(error, self.book.backend)
         return busy("the device failed; the server goes on with another one", 2.0)
 
     def _table(self, table: pl.DataFrame) -> tuple[int, pl.DataFrame]:
@@ -183,7 +191,7 @@ class Answering:
         assert legs.asked is not None
         models, count = list(found.models.items()), len(legs.account)
         errors = (
-            [_table_fault(found, place) for place in range(count)]
+            [table_fault(found, place) for place in range(count)]
             if (found.errors or found.lost.any())
             else [None] * count
         )
@@ -256,17 +264,17 @@ class Answering:
         """The gate on orders, each on its own."""
         gate, desk, book = self._gate, self._desk, self.book
         if gate is None or desk is None:
-            return [_no_gate()] * len(asked)
+            return [no_gate()] * len(asked)
         fine = [number for number, one in enumerate(asked) if book.code(one.account_id) >= 0]
         answers: list[Any] = [unknown_account(one.account_id) for one in asked]
         chosen = [asked[number] for number in fine]
-        try:
-            with book.turns.asking():
+        with book.turns.asking():
+            try:
                 batch, stale = self._batch(gate, chosen)
                 decided = desk.decide(batch, [one.account_id for one in chosen])
                 state_seq = book.sequence
-        except Exception as error:
-            return [self.lost(error)] * len(asked)
+            except Exception as error:
+                return [self.lost(error)] * len(asked)
         for number, one, old in zip(fine, decided, stale.tolist(), strict=True):
             answers[number] = OrderDecision(
                 one.action,
@@ -358,17 +366,6 @@ def _each(work: Callable[[Any], Any], asked: Any) -> Any:
         return error
 
 
-def unknown_account(account_id: str) -> Problem:
-    """404."""
-    return Problem(
-        404,
-        "unknown-account",
-        f"there is no account {account_id!r}",
-        field="account_id",
-        way_out="correct the id; /v1/accounts?prefix= finds ids",
-    )
-
-
 def _set(name: str, figures: dict[str, Any]) -> dict[str, Any]:
     """A netting set as `messages.NettingSet`."""
     value = figures["collateral_value"]
@@ -379,51 +376,5 @@ def _set(name: str, figures: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _no_gate() -> Problem:
-    return Problem(
-        409,
-        "no-gate",
-        "this server judges no orders: its configuration has no [gate]",
-        way_out="add [gate] with a model and stale_seconds, and restart",
-    )
-
-
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _fault(found: Asked, place: int, lost: bool) -> Fault | None:
-    error = found.errors.get(place)
-    if error is not None:
-        field, value, reason = error
-        what, _, way_out = reason.partition(": ")
-        status = 404 if field == "account_id" else 422
-        return Fault(status, f"{what}: {value!r}", field, way_out or None)
-    if lost:
-        return Fault(
-            422,
-            "the account has no good position row: its requirement is not known",
-            "account_id",
-            "mend its rows in the inputs",
-        )
-    return None
-
-
-def _table_fault(found: Asked, place: int) -> str | None:
-    fault = _fault(found, place, bool(found.lost[place]))
-    return None if fault is None else f"{fault.field}: {fault.detail}"
-
-
-def _not_finite(model: str) -> Fault:
-    return Fault(
-        422,
-        f"{model}: the requirement is not finite: quantities or prices are too large",
-        "positions",
-        "ask for less",
-    )
-
-
-def _as_problem(failed: FailedWhatIf) -> Problem:
-    fault = failed.problem
-    kind = "unknown-account" if fault.status == 404 else "invalid"
-    return Problem(fault.status, kind, fault.detail, field=fault.field, way_out=fault.way_out)

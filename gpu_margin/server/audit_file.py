@@ -17,8 +17,12 @@ from gpu_margin.server.chain import START, Link, make_line, read_tail, verify
 _WINDOW = 1 << 20
 
 
+class InUse(ConfigError):
+    """Another process writes the file."""
+
+
 class AuditFile:
-    """One writer's hold on the file; `ConfigError` where it is broken or somebody else's.
+    """One writer's hold on the file; `ConfigError` where it is broken, `InUse` where it is held.
 
     A last line without its end, as a crash leaves it, is moved to a file of its own beside this
     one, and a record of the kind `torn` says so.
@@ -79,7 +83,7 @@ class AuditFile:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(
+            raise InUse(
                 f"{self.path}: another process writes it; give each server a log of its own"
             ) from error
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, TypeVar
 
 import msgspec
 
 from gpu_margin.server.app import Answer, Request
+from gpu_margin.server.messages import told
 from gpu_margin.server.problems import Problem
 
 JSON, MSGPACK = b"application/json", b"application/msgpack"
 ARROW = b"application/vnd.apache.arrow.stream"
 
 Body = TypeVar("Body")
-_PLACE = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
 _to_json = msgspec.json.Encoder()
 _to_msgpack = msgspec.msgpack.Encoder()
 
@@ -69,12 +68,11 @@ def not_supported(media: bytes, *known: bytes) -> Problem:
 
 def _invalid(message: str) -> Problem:
     """422 of what the decoder says: which member, and what is wrong with it."""
-    found = _PLACE.search(message)
-    field = found.group(1) if found else None
+    reason, field = told(message)
     return Problem(
         422,
         "invalid",
-        message[: found.start()] if found else message,
-        field=field or None,
+        reason,
+        field=field,
         way_out="see /docs for what this route takes",
     )

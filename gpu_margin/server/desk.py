@@ -13,12 +13,12 @@ import msgspec
 
 from gpu_margin.failures import ConfigError, GpuMarginError, InputError
 from gpu_margin.server.access import Access
-from gpu_margin.server.answering import unknown_account
 from gpu_margin.server.answers import explained
 from gpu_margin.server.hot_routes import foreign_account, loading
 from gpu_margin.server.house import House
 from gpu_margin.server.metrics import Metrics
 from gpu_margin.server.problems import Problem, busy
+from gpu_margin.server.refusals import unknown_account
 from gpu_margin.server.service import Caller
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from gpu_margin.records import Kind
-from gpu_margin.server.messages import Fill, Mark
+from gpu_margin.server.messages import Fill, Mark, told
 
 # Rows of one message: it is booked as one, and other work waits for it.
 MOST_ROWS = 20_000
@@ -20,7 +19,6 @@ _DECODERS: dict[Kind, msgspec.json.Decoder[Any]] = {
     "fills": msgspec.json.Decoder(Fill | list[Fill]),
     "marks": msgspec.json.Decoder(Mark | list[Mark]),
 }
-_PLACE = re.compile(r"\A(.*) - at `\$\.?(.*)`\Z", re.DOTALL)
 
 
 class BadMessage(Exception):
@@ -36,7 +34,7 @@ def rows_of(kind: Kind, body: bytes) -> dict[str, list[Any]]:
     try:
         return _columns(kind, _DECODERS[kind].decode(body))
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise _told(error) from error
+        raise BadMessage(*told(str(error))) from error
 
 
 def rows_from(kind: Kind, objects: Any) -> dict[str, list[Any]]:
@@ -45,17 +43,17 @@ def rows_from(kind: Kind, objects: Any) -> dict[str, list[Any]]:
     try:
         return _columns(kind, msgspec.convert(objects, wanted))
     except msgspec.ValidationError as error:
-        raise _told(error) from error
+        raise BadMessage(*told(str(error))) from error
 
 
 def _columns(kind: Kind, found: Any) -> dict[str, list[Any]]:
     rows: Sequence[Any] = found if isinstance(found, list) else [found]
     if not 0 < len(rows) <= MOST_ROWS:
         raise BadMessage(f"{len(rows)} rows: a message has at least 1 and at most {MOST_ROWS}")
+    return columns_of(kind, rows)
+
+
+def columns_of(kind: Kind, rows: Sequence[Any]) -> dict[str, list[Any]]:
+    """Fills or marks (`messages.Fill`, `Mark`) as columns by name."""
     names = _ONE[kind].__struct_fields__
     return {name: [getattr(row, name) for row in rows] for name in names}
-
-
-def _told(error: Exception) -> BadMessage:
-    placed = _PLACE.match(str(error))
-    return BadMessage(placed[1], placed[2]) if placed else BadMessage(str(error))

@@ -14,7 +14,9 @@ from gpu_margin.server.app import Answer, Request, Route
 from gpu_margin.server.arrow_tables import read_table, too_many, write_arrow
 from gpu_margin.server.audit import Audit
 from gpu_margin.server.bodies import ARROW, Codec, encoded
+from gpu_margin.server.feeding import columns_of
 from gpu_margin.server.log import Entry, digest
+from gpu_margin.server.mark_times import WAY_OUT, first_ahead
 from gpu_margin.server.messages import (
     Fills,
     Marks,
@@ -123,7 +125,7 @@ class HotRoutes:
             rows = await self._table_rows(request, _FILL_COLUMNS, _FILL_OPTIONAL)
         else:
             decoded: Fills = self._fills.decode(request)
-            rows = _columns(decoded.fills, (*_FILL_COLUMNS, *_FILL_OPTIONAL))
+            rows = columns_of("fills", decoded.fills)
         accounts = rows["account_id"]
         if request.principal.tenant is not None:
             self._visible(request.principal, set(accounts))
@@ -142,7 +144,9 @@ class HotRoutes:
             rows = await self._table_rows(request, _MARK_COLUMNS, _MARK_OPTIONAL)
         else:
             decoded: Marks = self._marks.decode(request)
-            rows = _columns(decoded.marks, (*_MARK_COLUMNS, *_MARK_OPTIONAL))
+            rows = columns_of("marks", decoded.marks)
+        self._check_count(len(rows["field"]), "marks")
+        self._check_times(rows["time"])
         return await self._change(request, "marks", rows, len(rows["field"]))
 
     async def _table_rows(
@@ -200,6 +204,12 @@ class HotRoutes:
         if count > self._limits.max_batch:
             raise too_many(field, self._limits.max_batch)
 
+    def _check_times(self, times: list[Any]) -> None:
+        found = first_ahead(times, self._limits.mark_ahead_seconds)
+        if found is not None:
+            field = f"marks[{found.row}].time"
+            raise Problem(422, "invalid", found.detail, field=field, way_out=WAY_OUT)
+
 
 def foreign_account(account_id: str) -> Problem:
     """403: not of the tenant, or not there; which of the two is not said."""
@@ -241,11 +251,6 @@ def _key(request: Request) -> str:
             way_out="send a new UUID with every new request, the same one when you try again",
         )
     return given.decode()
-
-
-def _columns(rows: list[Any], names: tuple[str, ...]) -> dict[str, list[Any]]:
-    """Structs as columns."""
-    return {name: [getattr(row, name) for row in rows] for name in names}
 
 
 def _plain_rows(

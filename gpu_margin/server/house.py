@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
@@ -29,12 +30,13 @@ from gpu_margin.server.hot_routes import Threads
 from gpu_margin.server.log import Log, LogError, open_log
 from gpu_margin.server.metrics import Metrics
 from gpu_margin.server.problems import Problem
+from gpu_margin.server.pruning import Pruning
 from gpu_margin.server.reader import Reader
 from gpu_margin.server.recovery import (
     BOARD,
+    check_whole,
     identity,
     replay,
-    same_rules,
     snapshot_path,
     snapshots,
     tidy,
@@ -76,6 +78,7 @@ class House:
         self._device: Device | None = None
         self._answering: Answering | None = None
         self._log: Log | None = None
+        self._pruning: Pruning | None = None
         self._identity = ""
         self._unsaved = 0
         self._saving: Thread | None = None
@@ -134,15 +137,16 @@ class House:
             self.settings.state.mkdir(parents=True, exist_ok=True)
             self._identity = identity(loaded)
             self._log = open_log(self.settings.log, self.settings.state, self._identity)
+            if self.settings.log.prunes:
+                self._pruning = Pruning(self.settings.state, self._log)
             tidy(self.settings.state, self.log.last())
         return self._at_log(loaded)[0]
 
     def _at_log(self, loaded: Loaded) -> tuple[Answering, dict[int, Outcome]]:
         """The book where its log is, and what became of the records that nobody was told of."""
-        assert self._device is not None
         log = self.log
-        book, board = self._book(loaded, self._device.backend)
-        answering = Answering(book, self.config, self.settings.stale_seconds, self._failed)
+        book, board = self._book(loaded, self._in_use)
+        answering = Answering(book, self.config, self.settings.stale_seconds, self.failed)
         if board is not None:
             answering.board = answering.new_board(None).restored(board)
         self._report("log", book.sequence, log.last())
@@ -151,19 +155,21 @@ class House:
         return answering, outcomes
 
     def _book(self, loaded: Loaded, device: Backend) -> tuple[LiveBook, pl.DataFrame | None]:
-        """From the newest snapshot that can be read and is of this configuration, else anew."""
+        """From the newest snapshot that can be read, else anew; under the rules of now."""
         turns = Turns()
         for path in snapshots(self.settings.state):
             try:
-                book = LiveBook.restore(path, device, turns=turns, measured=False)
+                book = LiveBook.restore(
+                    path, device, turns=turns, rules=self.config, measured=False
+                )
                 board = pl.read_parquet(path.with_suffix(BOARD))
             except (InputError, OSError, pl.exceptions.PolarsError) as error:
                 _log.warning("a snapshot is left out", extra={"reason": str(error)})
                 continue
-            if same_rules(book.core.state.loaded.config, self.config):
-                return book, board
-            reason = f"{path}: its models or rules are not those of the configuration"
-            _log.warning("a snapshot is left out", extra={"reason": reason})
+            if self._pruning is not None:
+                self._pruning.good(path)
+            return book, board
+        check_whole(self.log, self.settings.state)
         return LiveBook(loaded, device, turns=turns, report=self._report), None
 
     def _begin(self) -> None:
@@ -223,22 +229,30 @@ class House:
         self._answering = answering
         return outcomes
 
-    def _failed(self, error: Exception) -> None:
-        """A device failed a question: the writer changes to another one. For the reader."""
+    @property
+    def _in_use(self) -> Backend:
+        """The device that the book is on: the first that is left of the backend's."""
+        assert self._device is not None
+        return self._device.shards[0]
+
+    def failed(self, error: Exception, device: Backend) -> None:
+        """A device failed a question: the writer changes to another one. For those who ask."""
         _log.error("a question failed", exc_info=error)
         writer = self.threads.writer
         if writer is None or self._mending:
             return
         self._mending = True
         try:
-            writer.call(lambda: self._mend(error))
+            writer.call(lambda: self._mend(error, device))
         except Problem:
             self._mending = False
 
-    def _mend(self, error: Exception) -> None:
+    def _mend(self, error: Exception, device: Backend) -> None:
         try:
-            self._give_up(error)
-            self.answering.book.replace_backend(self._device.backend if self._device else "numpy")
+            # A change may have failed on it meanwhile, and have had it replaced.
+            if device is self._in_use:
+                self._give_up(error)
+                self.answering.book.replace_backend(self._in_use)
         except Exception:
             # The last device failed this question: it is the question that is at fault, or we are.
             _log.exception("no other device")
@@ -247,9 +261,9 @@ class House:
 
     def _give_up(self, error: Exception) -> None:
         assert self._device is not None
-        failed = self._device.backend
+        failed = self._in_use
         self._device.give_up(failed, "serve", error)
-        now = self._device.backend
+        now = self._in_use
         self.faults.append(
             {
                 "time": datetime.now(UTC).isoformat(),
@@ -294,11 +308,18 @@ class House:
                 for old in snapshots(self.settings.state)[self.settings.keep_snapshots :]:
                     old.unlink(missing_ok=True)
                     old.with_suffix(BOARD).unlink(missing_ok=True)
+                self._prune(path)
             time_ = datetime.now(UTC).isoformat()
             self.saved = {"state_seq": sequence, "time": time_, "path": path.name}
             return self.saved
 
         return write
+
+    def _prune(self, written: Path) -> None:
+        """The log may forget what the snapshots have."""
+        if self._pruning is not None and self.threads.writer is not None:
+            self._pruning.good(written)
+            self._pruning.begin(self.threads.writer.call)
 
     # ------------------------------------------------------------ those who listen
 
@@ -344,6 +365,8 @@ class House:
             self._saving.join()
         if writer is not None and self._unsaved and not writer.broken:
             _said(lambda: self.begin_save()())
+        if self._pruning is not None:
+            self._pruning.finish()
         if self._log is not None:
             try:
                 self._log.close()

@@ -23,6 +23,8 @@ from gpu_margin.failures import Failure, InputError
 from gpu_margin.records import Kind
 from gpu_margin.server.feeding import BadMessage, rows_of
 from gpu_margin.server.log import Entry, Log, Offsets, Repeated, Reused, digest
+from gpu_margin.server.mark_times import AHEAD_SECONDS, check_marks
+from gpu_margin.server.metrics import Metrics
 from gpu_margin.server.problems import Problem
 from gpu_margin.settings import Settings
 
@@ -97,7 +99,8 @@ class KafkaFeed:
 
     `submit` (entries, offsets) gives a future of what became of each entry; one that fails, raises,
     or answers 503 is tried again. `report` is told of messages that were passed over, whose `row`
-    is the offset. Raises `InputError` without the package confluent-kafka.
+    is the offset; so are marks of more than `ahead_seconds` after now. Raises `InputError` without
+    the package confluent-kafka.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class KafkaFeed:
         submit: Submit,
         log: Log,
         report: Callable[[Failure], None] | None = None,
+        ahead_seconds: float = AHEAD_SECONDS,
     ) -> None:
         try:
             import confluent_kafka
@@ -115,6 +119,7 @@ class KafkaFeed:
             ) from error
         self._kafka: Any = confluent_kafka
         self._settings, self._submit, self._book, self._report = settings, submit, log, report
+        self._ahead_seconds = ahead_seconds
         self.status = FeedStatus()
         # The last of them, for people to look at.
         self.failures: deque[Failure] = deque(maxlen=1_000)
@@ -131,6 +136,18 @@ class KafkaFeed:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(seconds)
+
+    def measure(self, metrics: Metrics) -> None:
+        """Have the status among the metrics."""
+
+        def outcomes() -> dict[str, int]:
+            now = self.status
+            return {"accepted": now.accepted, "repeated": now.repeated, "bad": now.bad}
+
+        watch = metrics.watch
+        watch("kafka_connected", "1 while Kafka can be read", lambda: float(self.status.connected))
+        watch("kafka_behind", "Messages that wait in Kafka", lambda: self.status.behind)
+        metrics.counted("kafka_messages", "Messages from Kafka by what became of them", outcomes)
 
     # ------------------------------------------------------------ consuming
 
@@ -217,6 +234,8 @@ class KafkaFeed:
             batch.offsets[topic, partition] = offset + 1
             try:
                 rows = rows_of(kind, message.value() or b"")
+                if kind == "marks":
+                    check_marks(rows, self._ahead_seconds)
             except BadMessage as error:
                 shown = (message.value() or b"")[:_SHOWN].decode(errors="replace")
                 self._bad(Failure(error.reason, client, offset, error.field, shown))

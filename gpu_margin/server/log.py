@@ -26,6 +26,8 @@ Offsets = Mapping[tuple[str, int], int]
 FORMAT = "1"
 # Records that are fetched at once: long enough to be fast, too short to hold anything up.
 PAGE = 10_000
+# What is forgotten at once: changes wait meanwhile. Long rows cost by their bytes, short ones each.
+SLICE, SLICE_BYTES = 500, 1 << 20
 
 _SQLITE = "sqlite:///"
 _POSTGRES = ("postgresql+psycopg://", "postgresql://")
@@ -46,6 +48,17 @@ class LogSettings(Settings):
         description="postgresql+psycopg://user@host/database or sqlite:///FILE (a relative one "
         "counts from the folder of the state); by default a SQLite file in that folder",
     )
+    prune: bool | None = Field(
+        default=None,
+        strict=True,
+        description="forget rows that all kept snapshots have, once there are two; by default only "
+        "without a url: a log of another place is to outlive the snapshots",
+    )
+
+    @property
+    def prunes(self) -> bool:
+        """Whether rows are to be forgotten."""
+        return self.url is None if self.prune is None else self.prune
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +138,15 @@ class Log(Protocol):
         """
 
     def prune(self, before: int) -> int:
-        """Forget the rows of entries before `before`, which a snapshot has; how many they were.
+        """Forget the rows of entries before `before`, which snapshots have; how many they were.
 
-        Keys and answers stay: what is repeated gets its answer for ever.
+        The oldest first and only so many that it takes no time; 0 where nothing is left to forget.
+        Keys and answers stay: what is repeated gets its answer for ever. The room is used again
+        for new entries, a file or table need not become smaller. For the thread that appends.
         """
+
+    def pruned(self) -> int:
+        """The last entry whose rows were forgotten, 0 where all are there."""
 
     def last(self) -> int:
         """The sequence number of the last entry, 0 where there is none."""
@@ -238,6 +256,11 @@ def in_sequence(records: Iterator[Record], after: int) -> Iterator[Record]:
         if record.seq != seq:
             raise LogError(f"the log is damaged: record {seq} is missing; restore a copy of it")
         yield record
+
+
+def was_pruned(seq: int) -> str:
+    """What to say of a record that somebody needs though it is no longer there."""
+    return f"record {seq} was pruned; restore a snapshot"
 
 
 def check_meta(meta: Mapping[str, str], place: str, identity: str) -> None:

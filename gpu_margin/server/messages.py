@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
@@ -9,6 +10,7 @@ from msgspec import Meta, Struct, field
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Number = Annotated[float, Meta(ge=-1e30, le=1e30)]
 Status = Literal["ok", "call", "liquidation"]
+_PLACE = re.compile(r" - at `(?:key in )?\$\.?(.*)`\Z", re.DOTALL)
 
 
 class WhatIf(Struct, forbid_unknown_fields=True):
@@ -223,3 +225,9 @@ class AccountFigures(Struct):
     models: dict[str, ModelFigures]
     state_seq: int
     stale_marks: bool
+
+
+def told(error: str) -> tuple[str, str | None]:
+    """What msgspec says: what is wrong, and with which member, None for the whole."""
+    found = _PLACE.search(error)
+    return (error[: found.start()], found[1] or None) if found else (error, None)

@@ -8,7 +8,7 @@ any thread may read it. What others know already (queue depths, ages) is asked w
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -92,6 +92,7 @@ class Metrics:
         self._batches: dict[str, Tally] = {}
         self._queues: dict[str, Callable[[], int]] = {}
         self._watched: dict[str, tuple[str, Callable[[], float | None]]] = {}
+        self._counted: dict[str, tuple[str, Callable[[], Mapping[str, int]]]] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Everything(self))
         ProcessCollector(registry=self._registry)
@@ -133,6 +134,10 @@ class Metrics:
     def watch(self, name: str, said: str, value: Callable[[], float | None]) -> None:
         """A gauge `gpu_margin_<name>` that is asked when metrics are read; None: no sample."""
         self._watched[name] = (said, value)
+
+    def counted(self, name: str, said: str, value: Callable[[], Mapping[str, int]]) -> None:
+        """A counter `gpu_margin_<name>_total` by outcome, asked when metrics are read."""
+        self._counted[name] = (said, value)
 
     def replaced(self, backend: str, device: str = "") -> None:
         """A backend failed and this one goes on."""
@@ -181,6 +186,11 @@ class Metrics:
             if found is not None:
                 family.add_metric((), found)
             yield family
+        for name, (said, counts) in self._counted.items():
+            counter = CounterMetricFamily(f"gpu_margin_{name}", said, labels=("outcome",))
+            for outcome, count in counts().items():
+                counter.add_metric((outcome,), count)
+            yield counter
 
     def _state(self) -> Iterator[Metric]:
         running = [((self.backend, self.device), 1.0)]

@@ -111,6 +111,9 @@ def schemas(limits: Limits) -> Json:
         known[name]["properties"][rows]["maxItems"] = limits.max_batch
     for name, rows in (("Fills", "fills"), ("Marks", "marks")):
         known[name]["properties"][rows]["minItems"] = 1
+    known["Mark"]["properties"]["time"]["description"] = (
+        f"At most {limits.mark_ahead_seconds:g} s ahead of the server's clock."
+    )
     # A union that says by its members which of the two it is.
     either = [_reference("WhatIfAnswer"), _reference("FailedWhatIf")]
     known["WhatIfAnswers"] = {

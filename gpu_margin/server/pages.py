@@ -84,7 +84,7 @@ class Guard:
 
 def _route(scope: Scope) -> str:
     """The route's path as it is declared: paths as they come would be labels without end."""
-    return str(getattr(scope.get("route"), "path", "other")).replace(":path}", "}")
+    return re.sub(r":\w+}", "}", str(getattr(scope.get("route"), "path", "other")))
 
 
 def _request_id(scope: Scope) -> str:

@@ -20,6 +20,7 @@ from gpu_margin.server import postgres_tables as tables
 from gpu_margin.server.log import (
     FORMAT,
     PAGE,
+    SLICE,
     Decided,
     Entry,
     LogError,
@@ -28,6 +29,7 @@ from gpu_margin.server.log import (
     check_meta,
     decide,
     in_sequence,
+    was_pruned,
 )
 from gpu_margin.server.postgres_session import Sessions
 
@@ -50,7 +52,7 @@ class PostgresLog:
         self._answers: dict[int, bytes] = {}
         # What a commit was to bring, from the moment it is sent until it is known to be done.
         self._doubt: tuple[Decided, Offsets] | None = None
-        self._last = -1
+        self._last, self._pruned = -1, 0
         self._clients: dict[str, int] = {}
         self._offsets: dict[tuple[str, int], int] = {}
         self._closed = False
@@ -81,19 +83,15 @@ class PostgresLog:
                 self._sessions.tried(lambda one: self._commit(one, Decided(), {}))
 
     def prune(self, before: int) -> int:
-        """See `Log.prune`."""
-        rows = tables.entries.c
-        some = rows.seq < min(before, self._last + 1), rows.rows.is_not(None)
-        forget = sa.update(tables.entries).where(*some).values(rows=None)
-
-        def pruned(session: sa.Connection) -> int:
-            gone = session.execute(forget).rowcount
-            session.commit()
-            return gone
-
+        """See `Log.prune`; autovacuum makes room of what was there."""
         with self._guard:
             self._take_back()
-            return self._sessions.tried(pruned)
+            first, end = self._pruned + 1, min(before - 1, self._last, self._pruned + SLICE)
+            if first > end:
+                return 0
+            # Where the commit's outcome is not known, the same is done once more.
+            self._pruned = self._sessions.tried(lambda one: tables.forget(one, first, end))
+            return self._pruned - first + 1
 
     def close(self) -> None:
         """See `Log.close`."""
@@ -122,6 +120,10 @@ class PostgresLog:
         with self._sessions.reading() as reader:
             found = set(reader.scalars(query))
         return found.difference(list(self._answers))
+
+    def pruned(self) -> int:
+        """See `Log.pruned`."""
+        return self._pruned
 
     def last(self) -> int:
         """See `Log.last`."""
@@ -185,7 +187,7 @@ class PostgresLog:
         self._clients = {row[0]: row[1] for row in session.execute(sa.select(tables.clients))}
         rows = session.execute(sa.select(tables.offsets))
         self._offsets = {(topic, partition): next_ for topic, partition, next_ in rows}
-        self._last = tables.last(session)
+        self._last, self._pruned = tables.last(session), int(about.get(tables.PRUNED, 0))
         session.rollback()
 
     def _settle(self, session: sa.Connection) -> None:
@@ -230,7 +232,7 @@ class PostgresLog:
                 reader.rollback()
                 for seq, kind, packed in page:
                     if packed is None:
-                        raise LogError(f"record {seq} was pruned; restore a snapshot")
+                        raise LogError(f"{self._sessions.place}: {was_pruned(seq)}")
                     yield Record(seq, kind, _decode(packed))
                 after = page[-1][0]
 

@@ -8,8 +8,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from gpu_margin.server.log import SLICE_BYTES
+
 metadata = sa.MetaData()
 _PREFIX = "gpu_margin_"
+# In `meta`: the last entry whose rows were forgotten.
+PRUNED = "pruned"
 
 meta = sa.Table(
     f"{_PREFIX}meta",
@@ -53,6 +57,12 @@ offsets = sa.Table(
 _KNOWN = sa.text(
     f"SELECT client, key, seq, digest FROM {entries.name} JOIN unnest(CAST(:clients AS text[]),"
     " CAST(:keys AS text[])) AS asked(client, key) USING (client, key)"
+)
+# The last entry of a slice: as many as fit, but one at least.
+_FIT = sa.text(
+    "SELECT coalesce(max(seq), :first) FROM"
+    " (SELECT seq, sum(length(rows)) OVER (ORDER BY seq) AS bytes"
+    f" FROM {entries.name} WHERE seq BETWEEN :first AND :end) AS slice WHERE bytes <= :most"
 )
 _ANSWERS = sa.text(f"SELECT seq, answer FROM {answers.name} WHERE seq = ANY(:seqs)")
 
@@ -109,6 +119,18 @@ def write(
         )
         places = [{"topic": t, "partition": p, "next": to} for (t, p), to in feeds.items()]
         session.execute(move, places)
+
+
+def forget(session: sa.Connection, first: int, end: int) -> int:
+    """Forget the rows of entries from `first` on, up to `end` at most: which was the last."""
+    fit = {"first": first, "end": end, "most": SLICE_BYTES}
+    to = int(session.scalar(_FIT, fit) or first)
+    some = entries.c.seq.between(first, to)
+    session.execute(sa.update(entries).where(some).values(rows=None))
+    put = insert(meta).values(name=PRUNED, value=str(to))
+    session.execute(put.on_conflict_do_update(index_elements=["name"], set_={"value": str(to)}))
+    session.commit()
+    return to
 
 
 def names_after(session: sa.Connection, seq: int) -> list[tuple[str, str, bytes]]:

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpu_margin.config import Config
 from gpu_margin.failures import InputError
 from gpu_margin.loading import Loaded
 from gpu_margin.records import Outcome, Record
@@ -21,7 +20,6 @@ BOARD = ".marks"
 _SNAPSHOT = "book-{:015d}.snapshot"
 # Records that are applied together where their answers are wanted.
 _AGAIN = 1000
-_PLACES = {"inputs", "server", "gate"}
 
 
 def identity(loaded: Loaded) -> str:
@@ -39,15 +37,14 @@ def snapshot_path(state: Path, sequence: int) -> Path:
     return state / _SNAPSHOT.format(sequence)
 
 
+def sequence_of(snapshot: Path) -> int:
+    """The last record that a snapshot has, by its name."""
+    return int(snapshot.stem.removeprefix("book-"))
+
+
 def snapshots(state: Path) -> list[Path]:
     """Those in the folder, the newest first."""
     return sorted(state.glob("book-*.snapshot"), reverse=True)
-
-
-def same_rules(one: Config, other: Config) -> bool:
-    """Whether a snapshot under one configuration is good for the other, on the same inputs."""
-    first, second = (each.model_dump(mode="json", exclude=_PLACES) for each in (one, other))
-    return first == second
 
 
 def tidy(state: Path, last: int) -> None:
@@ -57,7 +54,7 @@ def tidy(state: Path, last: int) -> None:
     `InputError` where one is.
     """
     for newest in snapshots(state)[:1]:
-        sequence = int(newest.stem.removeprefix("book-"))
+        sequence = sequence_of(newest)
         if sequence > last:
             raise InputError(
                 f"{newest}: the snapshot of record {sequence}, but the log ends with record {last}:"
@@ -72,6 +69,16 @@ def tidy(state: Path, last: int) -> None:
 
 
 # ------------------------------------------------------------ the log behind them
+
+
+def check_whole(log: Log, state: Path) -> None:
+    """See that a book can begin with the inputs alone; `InputError` where the log was pruned."""
+    if log.pruned():
+        raise InputError(
+            f"{state}: no snapshot there can be used (warnings say why), and the log was pruned "
+            f"up to record {log.pruned()}: put a good snapshot back, or begin a new state; "
+            "with [server.log] prune = false a log keeps all rows"
+        )
 
 
 def replay(answering: Answering, log: Log) -> tuple[dict[int, Outcome], int]:

@@ -22,6 +22,7 @@ from gpu_margin.io.tables import file_hash
 from gpu_margin.records import Kind
 from gpu_margin.server.feeding import BadMessage, rows_from
 from gpu_margin.server.log import Entry, Gap, LogError, Offsets, Reused, digest
+from gpu_margin.server.mark_times import AHEAD_SECONDS, check_marks
 from gpu_margin.server.problems import Problem
 
 Submit = Callable[[Sequence[Entry], Offsets | None], "Future[Any]"]
@@ -52,9 +53,12 @@ class Replayed:
     failures: int
 
 
-def read_replay(path: Path, size: int = 1_000) -> Iterator[Group]:
+def read_replay(
+    path: Path, size: int = 1_000, ahead_seconds: float = AHEAD_SECONDS
+) -> Iterator[Group]:
     """The lines of a file, `size` at a time; empty ones are passed over.
 
+    A line is bad, too, where one of its marks has a time of more than `ahead_seconds` after now.
     Raises `InputError` where the file cannot be read.
     """
     try:
@@ -65,7 +69,7 @@ def read_replay(path: Path, size: int = 1_000) -> Iterator[Group]:
                 if not line.strip():
                     continue
                 try:
-                    group.entries.append(_entry(line, number, name))
+                    group.entries.append(_entry(line, number, name, ahead_seconds))
                     group.lines.append(number)
                 except BadMessage as error:
                     shown = line[:_SHOWN].decode(errors="replace").strip()
@@ -87,6 +91,7 @@ def replay_file(
     report: Callable[[Failure], None] | None = None,
     size: int = 1_000,
     stop: Event | None = None,
+    ahead_seconds: float = AHEAD_SECONDS,
 ) -> Replayed:
     """Hand the lines of a file to `submit`, group after group, as soon as each is answered.
 
@@ -96,7 +101,7 @@ def replay_file(
     """
     taken = failed = 0
     stop = stop or Event()
-    for group in read_replay(path, size):
+    for group in read_replay(path, size, ahead_seconds):
         failures = list(group.failures)
         answers = _answers(submit, group.entries, stop) if group.entries else []
         if answers is None:
@@ -126,7 +131,7 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
             line = stream.readline(_LONGEST)
 
 
-def _entry(line: bytes, number: int, file: str) -> Entry:
+def _entry(line: bytes, number: int, file: str, ahead_seconds: float) -> Entry:
     """A line as an entry; raises `BadMessage`."""
     try:
         given = _decode(line)
@@ -145,6 +150,8 @@ def _entry(line: bytes, number: int, file: str) -> Entry:
         other = next(name for name in given if name != "rows")
         raise BadMessage("beside rows: put it into them", other)
     rows = rows_from(kind, _objects(given["rows"]) if "rows" in given else given)
+    if kind == "marks":
+        check_marks(rows, ahead_seconds)
     return Entry(client, client_seq, key, digest(kind, rows), kind, rows)
 
 

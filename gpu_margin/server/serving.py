@@ -24,6 +24,7 @@ from gpu_margin.server import logs
 from gpu_margin.server.access import Access
 from gpu_margin.server.app import App
 from gpu_margin.server.audit import Audit
+from gpu_margin.server.audit_file import InUse
 from gpu_margin.server.desk import Desk
 from gpu_margin.server.hot_routes import HotRoutes
 from gpu_margin.server.house import House
@@ -60,7 +61,7 @@ def assemble(config: Path, backend: str = "auto", replay: Path | None = None) ->
     found = load_config(config)
     settings = server_settings(found).resolved(config.resolve().parent)
     settings.state.mkdir(parents=True, exist_ok=True)
-    audit, metrics = Audit(settings.state / "audit.jsonl"), Metrics()
+    audit, metrics = _held(settings.state), Metrics()
 
     def logged_in(one: Principal) -> None:
         audit.note("login", one.name, key=one.key, tenant=one.tenant, scopes=sorted(one.scopes))
@@ -80,6 +81,17 @@ def assemble(config: Path, backend: str = "auto", replay: Path | None = None) ->
         limits.queue_depth,
     )
     return Assembled(app, house)
+
+
+def _held(state: Path) -> Audit:
+    """The audit log in the folder of the state, which no other server has from now on."""
+    try:
+        return Audit(state / "audit.jsonl")
+    except InUse as error:
+        raise ConfigError(
+            f"{state}: another server has this folder of the state; stop it, or name another "
+            "folder in [server] state"
+        ) from error
 
 
 class _Lifespan:
@@ -104,8 +116,13 @@ class _Lifespan:
             await asyncio.sleep(0.05)
         if house.settings.kafka is not None:
             self._feed = KafkaFeed(
-                house.settings.kafka, house.threads.writer.submit, house.log, _report
+                house.settings.kafka,
+                house.threads.writer.submit,
+                house.log,
+                _report,
+                house.settings.limits.mark_ahead_seconds,
             )
+            self._feed.measure(house.metrics)
             self._feed.start()
         if self._replay is not None:
             Thread(target=self._replayed, name="replay", daemon=True).start()
@@ -114,7 +131,10 @@ class _Lifespan:
         writer = self._house.threads.writer
         assert writer is not None and self._replay is not None
         try:
-            found = replay_file(self._replay, writer.submit, _report, stop=self._stop)
+            ahead = self._house.settings.limits.mark_ahead_seconds
+            found = replay_file(
+                self._replay, writer.submit, _report, stop=self._stop, ahead_seconds=ahead
+            )
         except GpuMarginError as error:
             _log.error("the replay ended", extra={"reason": str(error)})
         except Exception:
@@ -194,8 +214,21 @@ def _run(
     logs.configure("WARNING" if quiet else "INFO")
     sys.setswitchinterval(_SWITCH_SECONDS)
     assembled = assemble(config, backend, replay)
-    options = uvicorn.Config(
-        assembled.app,
+    options = uvicorn_config(assembled.app, settings)
+    host, port = listening.getsockname()[:2]
+    scheme, shown = "https" if settings.tls else "http", f"[{host}]" if ":" in host else host
+    _log.info("listening", extra={"url": f"{scheme}://{shown}:{port}"})
+    # uvloop accepts one client at a time per socket and round of the loop: too few under load.
+    doors = [listening, *(listening.dup() for _ in range(_DOORS - 1))]
+    _Server(options, assembled.house).run(doors)
+    if assembled.house.failure is not None:
+        raise assembled.house.failure
+
+
+def uvicorn_config(app: App, settings: ServerSettings) -> uvicorn.Config:
+    """How uvicorn is to serve the application."""
+    return uvicorn.Config(
+        app,
         loop="uvloop",
         http=JoinedProtocol,
         ws="none",
@@ -209,14 +242,6 @@ def _run(
         timeout_graceful_shutdown=_GRACE_SECONDS,
         **uvicorn_options(settings.tls),
     )
-    host, port = listening.getsockname()[:2]
-    scheme, shown = "https" if settings.tls else "http", f"[{host}]" if ":" in host else host
-    _log.info("listening", extra={"url": f"{scheme}://{shown}:{port}"})
-    # uvloop accepts one client at a time per socket and round of the loop: too few under load.
-    doors = [listening, *(listening.dup() for _ in range(_DOORS - 1))]
-    _Server(options, assembled.house).run(doors)
-    if assembled.house.failure is not None:
-        raise assembled.house.failure
 
 
 def bound(host: str, port: int) -> socket.socket:

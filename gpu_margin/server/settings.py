@@ -11,6 +11,7 @@ from gpu_margin.failures import ConfigError
 from gpu_margin.server.access_settings import AccessSettings
 from gpu_margin.server.kafka_feed import KafkaSettings
 from gpu_margin.server.log import LogSettings
+from gpu_margin.server.mark_times import AHEAD_SECONDS
 from gpu_margin.server.tls import TlsSettings
 from gpu_margin.settings import Settings
 
@@ -25,6 +26,14 @@ class Limits(Settings):
     )
     queue_depth: int = Field(
         default=1_024, ge=1, strict=True, description="requests that may be under way at once"
+    )
+    mark_ahead_seconds: float = Field(
+        default=AHEAD_SECONDS,
+        ge=0,
+        strict=True,
+        allow_inf_nan=False,
+        description="marks with a time further ahead of the server's clock are refused, "
+        "those of Kafka and of --replay, too",
     )
 
 

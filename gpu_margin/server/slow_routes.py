@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from gpu_margin.server.assets import DOCS, DOCS_POLICY, PAGE_POLICY, Assets
 from gpu_margin.server.events_stream import EventStream, StreamLimits, position
@@ -18,6 +19,15 @@ from gpu_margin.server.service import Caller, Scope, Service
 _ID: Final = 256
 _FOUND: Final = 100
 _STREAMS: Final = 1_000
+
+
+class _Ids(PathConvertor):
+    """An id in a path may have anything in it: slashes, as in a path, and line ends, too."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("id", _Ids())
 
 AccountId = Annotated[str, Path(min_length=1, max_length=_ID)]
 Prefix = Annotated[str, Query(max_length=_ID)]
@@ -87,8 +97,7 @@ def answers(service: Service) -> APIRouter:
     async def accounts(request: Request, prefix: Prefix = "", limit: Limit = 20) -> Response:
         return _json({"accounts": await service.accounts(caller(request), prefix, limit)})
 
-    # An id may have a slash in it.
-    @router.get("/v1/accounts/{account_id:path}/explain", dependencies=[Depends(needs("read"))])
+    @router.get("/v1/accounts/{account_id:id}/explain", dependencies=[Depends(needs("read"))])
     async def explain(request: Request, account_id: AccountId, model: Model = None) -> Response:
         return _json(await service.explain(caller(request), account_id, model))
 

@@ -24,6 +24,8 @@ from gpu_margin.records import Record
 from gpu_margin.server.log import (
     FORMAT,
     PAGE,
+    SLICE,
+    SLICE_BYTES,
     Decided,
     Entry,
     LogError,
@@ -32,6 +34,7 @@ from gpu_margin.server.log import (
     check_meta,
     decide,
     in_sequence,
+    was_pruned,
 )
 
 # "GPUM": says of a file that it is a log of ours.
@@ -52,6 +55,16 @@ CREATE TABLE offsets (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL,
     PRIMARY KEY (topic, partition)
 ) WITHOUT ROWID;
+"""
+# The last entry of a slice: as many as fit, but one at least.
+_FIT = """
+SELECT coalesce(max(seq), ?1) FROM (
+    SELECT seq, sum(length(rows)) OVER (ORDER BY seq) AS bytes FROM entries
+    WHERE seq BETWEEN ?1 AND ?2
+) WHERE bytes <= ?3
+"""
+_NAMES = """
+SELECT seq, kind, client, client_seq, key, digest FROM entries WHERE seq BETWEEN ? AND ?
 """
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -105,20 +118,22 @@ class SqliteLog:
                 self._commit(Decided(), {})
 
     def prune(self, before: int) -> int:
-        """See `Log.prune`."""
-        end, gone = min(before - 1, self._last), 0
-        while self._pruned < end:
-            to = min(self._pruned + PAGE, end)
-            with self._writing():
-                write = self._writer.execute
-                write("BEGIN IMMEDIATE")
-                write(
-                    "UPDATE entries SET rows = NULL WHERE seq > ? AND seq <= ?", (self._pruned, to)
-                )
-                write("INSERT OR REPLACE INTO meta VALUES ('pruned', ?)", (str(to),))
-                write("COMMIT")
-            gone, self._pruned = gone + to - self._pruned, to
-        return gone
+        """See `Log.prune`; the pages that become free are used again, the file stays as long."""
+        first, end = self._pruned + 1, min(before - 1, self._last, self._pruned + SLICE)
+        if first > end:
+            return 0
+        with self._writing():
+            write = self._writer.execute
+            write("BEGIN IMMEDIATE")
+            (to,) = write(_FIT, (first, end, SLICE_BYTES)).fetchone()
+            # Anew: rows that are made shorter in place leave holes that nothing would ever fill.
+            names = write(_NAMES, (first, to)).fetchall()
+            write("DELETE FROM entries WHERE seq BETWEEN ? AND ?", (first, to))
+            self._writer.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, NULL)", names)
+            write("INSERT OR REPLACE INTO meta VALUES ('pruned', ?)", (str(to),))
+            write("COMMIT")
+        self._pruned = to
+        return int(to - first + 1)
 
     def close(self) -> None:
         """See `Log.close`."""
@@ -144,6 +159,10 @@ class SqliteLog:
         with self._reading() as reader:
             found = {seq for (seq,) in reader.execute(query, (after,))}
         return found.difference(list(self._answers))
+
+    def pruned(self) -> int:
+        """See `Log.pruned`."""
+        return self._pruned
 
     def last(self) -> int:
         """See `Log.last`."""
@@ -253,7 +272,7 @@ class SqliteLog:
             while page := reader.execute(query, (after, PAGE)).fetchall():
                 for seq, kind, rows in page:
                     if rows is None:
-                        raise LogError(f"{self.path}: record {seq} was pruned; restore a snapshot")
+                        raise LogError(f"{self.path}: {was_pruned(seq)}")
                     yield Record(seq, kind, _decode(rows))
                 after = page[-1][0]
 

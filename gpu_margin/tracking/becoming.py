@@ -13,6 +13,7 @@ from gpu_margin.backend import Backend
 from gpu_margin.config import Inputs, Model
 from gpu_margin.resident import Vectors
 from gpu_margin.tracking import tables
+from gpu_margin.tracking.columns import merged
 from gpu_margin.tracking.coverage import Coverage
 from gpu_margin.tracking.events import Event, status_events
 from gpu_margin.tracking.ledger import Ledger
@@ -21,8 +22,6 @@ from gpu_margin.tracking.marks import Marks, Step
 from gpu_margin.tracking.state import State, state_of
 
 Ints = NDArray[np.int64]
-
-_NONE: Ints = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,14 @@ def after_marks(
         return None
     loaded, marks = replace(state.loaded, market=other.market), state.marks.after(steps)
     new = replace(state, loaded=loaded, marks=marks, forward=other.forward, holdings=cash)
-    accounts, made, events = [_NONE], list[Coverage](), list[Event]()
+    accounts, made, events = list[Ints](), list[Coverage](), list[Event]()
     with np.errstate(over="ignore", invalid="ignore"):
         for coverage, spare in zip(coverages, spares, strict=True):
             one, touched = coverage.at(new, other.moved, spare)
             events += happened(one, touched, sequence)
             made.append(one)
             accounts.append(touched)
-    return Next(new, made, np.unique(np.concatenate(accounts)), events, False, {})
+    return Next(new, made, merged(accounts), events, False, {})
 
 
 def anew(

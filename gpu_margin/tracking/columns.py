@@ -9,6 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def merged(parts: Sequence[Ints]) -> Ints:
+    """Codes that are in any of the parts, each of which is in order and without copies."""
+    some = [part for part in parts if len(part)]
+    # A mark of the whole book has all accounts in every part: sorting them is not free.
+    if all(np.array_equal(one, some[0]) for one in some[1:]):
+        return some[0] if some else np.zeros(0, dtype=np.int64)
+    return np.unique(np.concatenate(some))
 
 
 class Columns:

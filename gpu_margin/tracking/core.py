@@ -22,6 +22,7 @@ from gpu_margin.resident import Vectors
 from gpu_margin.tracking.batches import Fills, fills_at_once, fills_of, joined
 from gpu_margin.tracking.becoming import Figures, Next, after_marks, anew, happened
 from gpu_margin.tracking.booking import put
+from gpu_margin.tracking.columns import merged
 from gpu_margin.tracking.coverage import Coverage
 from gpu_margin.tracking.events import Event, event_table
 from gpu_margin.tracking.filling import book_fills, out_of_range
@@ -135,7 +136,7 @@ class Core:
             with self.turn():
                 self._measured()
         sequence, refused = self.sequence + found.received, list[Step]()
-        accounts, events = [_NONE], list[Event]()
+        accounts, events = list[Ints](), list[Event]()
         parts = list(segments(self.state, steps))
         for number, part in enumerate(parts, 1):
             last = then if number == len(parts) else None
@@ -154,7 +155,7 @@ class Core:
             len(steps) - len(refused),
             skipped,
             joined(found.failures, failures),
-            np.unique(np.concatenate(accounts)),
+            merged(accounts),
             tuple(events),
         )
 
@@ -177,16 +178,15 @@ class Core:
 
     def refresh(self, backend: Backend | None = None) -> None:
         """Prepare and measure everything anew, on another backend if one is given."""
-        if backend is not None:
-            self.backend = backend
-        coverages = self._figures.of(self.state, self._last())
+        device = backend or self.backend
+        coverages = Figures(self.models, device, self._resident).of(self.state, self._last())
         events = []
         for coverage in coverages:
             accounts = np.arange(len(self.state.members.accounts), dtype=np.int64)
             events += happened(coverage, accounts, self.sequence)
         with self.turn():
             self.coverages, self._status, self._pending = coverages, {}, _NONE
-            self.measured = True
+            self.backend, self.measured = device, True
             self._spare = [None] * len(coverages)
             self.events += events
 
@@ -278,7 +278,7 @@ class Core:
 
     def _measured(self) -> tuple[Ints, list[Event]]:
         """Measure what was touched, also by an earlier batch that failed on the way."""
-        accounts, events = [_NONE], list[Event]()
+        accounts, events = list[Ints](), list[Event]()
         if len(self._pending):
             with np.errstate(over="ignore", invalid="ignore"):
                 for coverage in self.coverages:
@@ -287,7 +287,7 @@ class Core:
                     self.events += found
                     events += found
         self._pending = _NONE
-        return np.unique(np.concatenate(accounts)), events
+        return merged(accounts), events
 
 
 def _call(then: Then) -> None:

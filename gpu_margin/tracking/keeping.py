@@ -74,11 +74,14 @@ def kept(
     return Kept(still, own, seen.copied(), events, meta)
 
 
-def read_kept(path: Path) -> Kept:
-    """What was kept in a file; `InputError` where it has no snapshot, or one of another format."""
+def read_kept(path: Path, rules: Config | None = None) -> Kept:
+    """What was kept in a file; `InputError` where it has no snapshot, or one of another format.
+
+    `rules` are the models and rules to go on with, by default those that it was kept under.
+    """
     found = read_snapshot(path)
     try:
-        return _read(found)
+        return _read(found, rules)
     except (KeyError, ValueError, IndexError, pl.exceptions.PolarsError) as error:
         raise InputError(f"{path}: not the snapshot of a tracker ({error})") from error
 
@@ -117,11 +120,13 @@ def _ledger_tables(name: str, ledger: Ledger) -> dict[str, pl.DataFrame]:
     }
 
 
-def _read(found: Snapshot) -> Kept:
+def _read(found: Snapshot, rules: Config | None) -> Kept:
     given, meta = dict(found.tables), dict(found.meta)
     positions, holdings = (_ledger(name, given) for name in _LEDGERS)
     own = {name: given.pop(name) for name in _OWN}
     config = Config.model_validate(meta.pop("config"))
+    if rules is not None:
+        config = rules.model_copy(update={"inputs": config.inputs})
     state = _state(given, config, meta.pop("collateral"))
     if not _codes(state).equals(own["codes"]):
         raise InputError("the snapshot was written by a version with other rules: load the inputs")
@@ -141,6 +146,9 @@ def _read(found: Snapshot) -> Kept:
         name.removeprefix("model "): accounts[name].to_numpy().astype(np.int64)
         for name in accounts.columns[1:]
     }
+    if rules is not None:
+        none = np.full(len(accounts), -1, dtype=np.int64)
+        statuses = {one.name: statuses.get(one.name, none.copy()) for one in state.loaded.models}
     return Kept(state, statuses, Seen.of(own["seen"]), own["events"], meta)
 
 

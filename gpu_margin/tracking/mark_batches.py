@@ -46,7 +46,7 @@ def marks_of(source: Source | Mapping[str, Any] | Table, state: State) -> MarkRo
     return MarkRows(table.source, len(table.frame), rows, found.failures)
 
 
-def _seconds(time: Any) -> Any:
+def iso_seconds(time: Any) -> Any:
     """A time as the rules read it, where it is ISO text; anything else as it is."""
     if type(time) is not str or time[4:5] != "-" or time != time.strip():
         return time
@@ -67,7 +67,7 @@ def _in_one_go(columns: Mapping[str, Any], state: State) -> list[MarkRow] | None
     instruments, factors = (columns.get(name, nothing) for name in MARK_OPTIONAL)
     if {len(one) for one in (values, times, instruments, factors)} != {count} or not count:
         return None
-    times = [_seconds(time) for time in times]
+    times = [iso_seconds(time) for time in times]
     if not {type(value) for value in (*values, *times)} <= {int, float}:
         return None
     codes, known = state.contracts.codes, state.factors

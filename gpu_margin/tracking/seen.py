@@ -26,17 +26,16 @@ class Seen:
         return len(self._at)
 
     def new(self, ids: Sequence[str], sequence: Ints) -> Bools:
-        """[fill] whether it has not been booked, nor stands before in the batch."""
-        if len(set(ids)) == len(ids) and self._at.keys().isdisjoint(ids):
+        """[fill] whether it has not been booked; no id stands twice in the batch."""
+        if self._at.keys().isdisjoint(ids):
             return np.ones(len(ids), dtype=np.bool_)
-        here: dict[str, int] = {}
-        fresh = np.zeros(len(ids), dtype=np.bool_)
-        for place, (one, now) in enumerate(zip(ids, sequence.tolist(), strict=True)):
-            last = here.get(one, self._at.get(one))
-            fresh[place] = last is None or self._forgotten(last, now)
-            if fresh[place]:
-                here[one] = now
-        return fresh
+        last = map(self._at.get, ids)
+        return np.array(
+            [
+                before is None or self._forgotten(before, now)
+                for before, now in zip(last, sequence.tolist(), strict=True)
+            ]
+        )
 
     def add(self, ids: Sequence[str], sequence: Ints) -> None:
         """These have been booked, the last of them just now."""
