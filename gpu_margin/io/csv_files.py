@@ -29,7 +29,7 @@ def read_csv(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     """
     quotes = _count_quotes(path)
     if quotes % 2:
-        return _table(_lines(_text_lines(path)), path.name)
+        return _by_record(path)
     try:
         frame = pl.read_csv(path, infer_schema=False, glob=False).rename(str.strip)
     except PolarsError:
@@ -53,34 +53,44 @@ def _text_lines(path: Path) -> list[str]:
 
 
 def _by_record(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Read record by record, or line by line where quotes seem to have swallowed lines."""
-    lines = _text_lines(path)
+    return read_lines(_text_lines(path), path.name)
+
+
+def read_lines(
+    lines: list[str], source: str, separator: str = ","
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Lines, the header first, read record by record; the result is that of `read_csv`.
+
+    Where quotes do not pair up, or seem to have swallowed lines, every line is a record.
+    """
+    if sum(line.count('"') for line in lines) % 2:
+        return _table(_lines(lines, separator), source)
     try:
-        records = list(csv.reader(lines, strict=True))
+        records = list(csv.reader(lines, delimiter=separator, strict=True))
     except csv.Error:  # quotes that do not pair up inside records
-        records = _lines(lines)
-    if _swallowed(records):
-        records = _lines(lines)
-    return _table(records, path.name)
+        records = _lines(lines, separator)
+    if _swallowed(records, separator):
+        records = _lines(lines, separator)
+    return _table(records, source)
 
 
-def _swallowed(records: list[list[str]]) -> bool:
+def _swallowed(records: list[list[str]], separator: str) -> bool:
     """Whether a value with line breaks looks like lines between two stray quotes.
 
-    It then has the commas of a record in it, or leaves a record with too many fields.
+    It then has the separators of a record in it, or leaves a record with too many fields.
     """
     width = len(records[0]) if records else 0
     return any(
-        len(record) > width or field.count(",") >= width - 1
+        len(record) > width or field.count(separator) >= width - 1
         for record in records
         for field in record
         if "\n" in field or "\r" in field
     )
 
 
-def _lines(lines: list[str]) -> list[list[str]]:
+def _lines(lines: list[str], separator: str) -> list[list[str]]:
     """Every line as a record of its own."""
-    return [_line_fields(line) for line in lines]
+    return [_line_fields(line, separator) for line in lines]
 
 
 def _table(records: list[list[str]], source: str) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -107,9 +117,9 @@ def _column_twice(names: list[str], source: str) -> pl.DataFrame:
     return failure_table(Failure(reason, source, field=name) for name in names)
 
 
-def _line_fields(line: str) -> list[str]:
+def _line_fields(line: str, separator: str) -> list[str]:
     """The fields of one line; one that leaves a quote open has it marked for `_malformed`."""
-    fields = next(csv.reader([line.rstrip("\r\n")]), [])
+    fields = next(csv.reader([line.rstrip("\r\n")], delimiter=separator), [])
     return [*fields, *[_UNCLOSED] * (line.count('"') % 2)]
 
 

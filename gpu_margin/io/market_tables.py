@@ -67,7 +67,7 @@ def load_market(
     further columns that the market is to have, where the table has them; an instrument without a
     label has its own id.
     """
-    rates, fx_failures = _fx_rates(fx, currency)
+    rates, fx_failures = fx_rates(fx, currency)
     prices, history_failures = _valid_prices(history, valuation_date)
     described = _describe(instruments, rates, prices, valuation_date)
     found = rules.check(described, instruments.source, _instrument_rules(described))
@@ -94,8 +94,8 @@ def _label(valid: pl.DataFrame, column: str) -> pl.Series:
     return text.fill_null(valid["instrument_id"])
 
 
-def _fx_rates(fx: Table, currency: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rates into the margin currency, whose own rate is 1, and the failed rows."""
+def fx_rates(fx: Table, currency: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rates (currency, fx) into the margin currency, whose own is 1, and the failed rows."""
     frame = rules.number_columns(rules.text_columns(fx.good, ["currency"]), ["rate"])
     own = (pl.col("currency") == currency) & (pl.col("rate") != 1)
     found = rules.check(
