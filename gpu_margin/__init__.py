@@ -1,6 +1,7 @@
 """gpu-margin: portfolio margin of whole exchanges, on GPUs and CPUs.
 
-`run(config)` does a whole recalculation; see the README for five lines that use it.
+`run(config)` does a whole recalculation, `simm(crif)` computes ISDA SIMM; see the README for a few
+lines that use them.
 """
 
 from gpu_margin.engine import run
@@ -13,6 +14,7 @@ from gpu_margin.failures import (
 )
 from gpu_margin.result import Run
 from gpu_margin.saving import save
+from gpu_margin.simm_run import SimmRun, simm
 
 __all__ = [
     "BackendUnavailable",
@@ -21,6 +23,8 @@ __all__ = [
     "GpuMarginError",
     "InputError",
     "Run",
+    "SimmRun",
     "run",
     "save",
+    "simm",
 ]

@@ -27,7 +27,7 @@ from gpu_margin.commands import (
     print_json,
     write_file,
 )
-from gpu_margin.config import Config, load_config
+from gpu_margin.config import Config, load_config, on_positions
 from gpu_margin.failures import ConfigError
 from gpu_margin.haircuts import Calibration
 
@@ -151,7 +151,7 @@ def _effects(config: Config, found: Calibrated, backend: str, silent: bool) -> p
     if config.inputs.collateral is None:
         return None
     with console.progress_bars(silent) as progress:
-        run = partial(engine.run, config, backend=backend, progress=progress)
+        run = partial(engine.run, on_positions(config), backend=backend, progress=progress)
         before, after = run().accounts, run(assets=found.table).accounts
     return None if before is None or after is None else effect(before, after)
 

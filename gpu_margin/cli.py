@@ -18,6 +18,7 @@ from gpu_margin import (
     keys_cli,
     loading,
     serve_cli,
+    simm_cli,
     whatif_cli,
 )
 from gpu_margin import backend as backends
@@ -33,7 +34,7 @@ from gpu_margin.commands import (
     print_json,
 )
 from gpu_margin.explain import explain as explain_account
-from gpu_margin.failures import BackendUnavailable
+from gpu_margin.failures import BackendUnavailable, join_failures
 from gpu_margin.io.outputs import check_folder
 from gpu_margin.result import Run
 from gpu_margin.saving import save
@@ -55,6 +56,7 @@ app = typer.Typer(
 app.add_typer(calibrate_cli.app)
 app.command()(whatif_cli.whatif)
 app.command()(cure_cli.cure)
+app.command()(simm_cli.simm)
 app.command()(export_cli.export_state)
 app.command()(serve_cli.serve)
 app.add_typer(keys_cli.keys_app)
@@ -115,15 +117,18 @@ def validate(
     """Check the configuration and every row of its inputs; compute nothing."""
     with errors():
         loaded = loading.load(config)
+        failures = join_failures([loaded.failures, *(one.failures for one in loaded.on_files)])
+    counts = {**loaded.counts, "failures": len(failures)}
     if as_json:
-        failures = loaded.failures.to_dicts()
-        print_json({"counts": loaded.counts, "inputs": loaded.inputs, "failures": failures})
+        files = {one.model.name: one.inputs.files for one in loaded.on_files}
+        read = {"inputs": loaded.inputs, **({"on_files": files} if files else {})}
+        print_json({"counts": counts, **read, "failures": failures.to_dicts()})
     elif not quiet:
-        console.show_counts(loaded.counts)
-        console.show_failures(loaded.failures)
-    if not loaded.computable:
+        console.show_counts(counts)
+        console.show_failures(failures)
+    if not (loaded.computable or any(one.inputs.computable for one in loaded.on_files)):
         raise typer.Exit(Exit.NOTHING_COMPUTED)
-    raise typer.Exit(Exit.FAILED_ROWS if strict and len(loaded.failures) else Exit.DONE)
+    raise typer.Exit(Exit.FAILED_ROWS if strict and len(failures) else Exit.DONE)
 
 
 @app.command()

@@ -58,7 +58,7 @@ class Config(Settings):
 
 
 class ModelOptions(Settings):
-    """Settings of `[models.<name>]` that every kind has."""
+    """Settings of `[models.<name>]` that every kind on positions has."""
 
     maintenance: float = Field(
         default=0.8,
@@ -74,12 +74,20 @@ class ModelOptions(Settings):
 
 @dataclass(frozen=True)
 class Model:
-    """One `[models.<name>]`: which rulebook, with which parameters, and what every kind has."""
+    """One `[models.<name>]`: which rulebook, with which parameters, and what every kind has.
+
+    A rulebook on files has no use for the options.
+    """
 
     name: str
     kind: str
     parameters: Settings
     options: ModelOptions = field(default_factory=ModelOptions)
+
+    @property
+    def on_files(self) -> bool:
+        """Whether its accounts come from files of its own, not from positions."""
+        return bool(models.files(self.kind))
 
 
 def load_config(source: str | Path | Mapping[str, Any]) -> Config:
@@ -102,6 +110,19 @@ def load_models(config: Config) -> list[Model]:
     return [_model(name, settings) for name, settings in config.models.items()]
 
 
+def on_positions(config: Config) -> Config:
+    """The configuration with its models on positions only; `ConfigError` where there are none."""
+    models = {model.name for model in load_models(config) if not model.on_files}
+    if not models:
+        names = ", ".join(config.models)
+        raise ConfigError(
+            f"no model is on positions: {names} has files of its own, which only run, validate "
+            "and a command of its kind know; add a model of another kind"
+        )
+    kept = {name: settings for name, settings in config.models.items() if name in models}
+    return config.model_copy(update={"models": kept})
+
+
 def load_gate(config: Config) -> Settings | None:
     """The order gate's parameters, None without one; `ConfigError` where they are wrong."""
     if config.gate is None:
@@ -112,9 +133,11 @@ def load_gate(config: Config) -> Settings | None:
         gate = GateParameters.model_validate(config.gate)
     except ValidationError as error:
         raise ConfigError(_explain(error, "gate")) from error
-    if gate.model not in config.models:
-        known = ", ".join(config.models)
-        raise ConfigError(f"gate.model: unknown model {gate.model!r}; the models are {known}")
+    names = [model.name for model in load_models(config) if not model.on_files]
+    if gate.model not in names:
+        known = ", ".join(names) or "none"
+        unknown = "a model without positions" if gate.model in config.models else "unknown model"
+        raise ConfigError(f"gate.model: {unknown} {gate.model!r}; the models are {known}")
     return gate
 
 
@@ -129,7 +152,21 @@ def _validated(data: dict[str, Any], folder: Path, where: str) -> Config:
         name: None if path is None else folder / path
         for name, path in config.inputs.model_dump().items()
     }
-    return config.model_copy(update={"inputs": Inputs(**paths)})
+    located = {name: _located(settings, folder) for name, settings in config.models.items()}
+    return config.model_copy(update={"inputs": Inputs(**paths), "models": located})
+
+
+def _located(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings of a model, the paths of its own files counted from the folder."""
+    given = {key: settings.get(key) for key in models.files(str(settings["kind"]))}
+    paths = {
+        key: [str(folder / one) for one in value]
+        if isinstance(value, (list, tuple))
+        else str(folder / value)
+        for key, value in given.items()
+        if value is not None
+    }
+    return {**settings, **paths}
 
 
 def _model(name: str, settings: dict[str, Any]) -> Model:
@@ -138,11 +175,16 @@ def _model(name: str, settings: dict[str, Any]) -> Model:
     if kind is None:
         raise ConfigError(f"{where}: kind is missing; known kinds: {', '.join(models.kinds())}")
     try:
-        rulebook = models.load(str(kind))
-        common = {key: settings[key] for key in ModelOptions.model_fields if key in settings}
+        parameters, options = models.parameters(str(kind)), ModelOptions.model_fields
+        shared = () if models.files(str(kind)) else tuple(options)
+        common = {key: settings[key] for key in shared if key in settings}
         rest = {key: value for key, value in settings.items() if key not in ("kind", *common)}
-        options = ModelOptions.model_validate(common)
-        return Model(name, str(kind), rulebook.Parameters.model_validate(rest), options)
+        return Model(
+            name,
+            str(kind),
+            parameters=parameters.model_validate(rest),
+            options=ModelOptions.model_validate(common),
+        )
     except ValidationError as error:
         raise ConfigError(_explain(error, where)) from error
     except ConfigError as error:

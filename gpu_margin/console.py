@@ -57,14 +57,20 @@ def show_totals(run: Run) -> None:
     )
     for row in run.manifest["totals"]:
         name = row["model"] if row["complete"] else f"{row['model']} (incomplete accounts)"
-        ratio = row["offset"] / row["standalone"] if row["standalone"] else 0.0
         figures = [_amount(row[key]) for key in ("requirement", "standalone", "offset")]
         table.add_row(
-            escape(name), row["level"], f"{row['accounts']:,}", *figures, f"{100 * ratio:.1f}"
+            escape(name), row["level"], f"{row['accounts']:,}", *figures, _offset_percent(row)
         )
     _print(table)
     if run.accounts is not None:
         _show_standings(run, run.accounts)
+
+
+def _offset_percent(row: Mapping[str, Any]) -> str:
+    """Nothing where a model knows no offset."""
+    if row["offset"] is None:
+        return ""
+    return f"{100 * row['offset'] / row['standalone']:.1f}" if row["standalone"] else "0.0"
 
 
 def _show_standings(run: Run, accounts: pl.DataFrame) -> None:

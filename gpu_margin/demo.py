@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from gpu_margin import demo_crif
 from gpu_margin.demo_books import draw_positions
 from gpu_margin.demo_collateral import draw_around
 from gpu_margin.demo_market import list_instruments, load_history
@@ -94,10 +95,12 @@ def build(accounts: int = 10_000, seed: int = 7) -> DemoTables:
 
 
 def write(tables: DemoTables, folder: Path) -> Path:
-    """Write the tables, config.toml and trades to try; returns the config's path."""
+    """Write the tables, config.toml, trades to try and CRIFs; returns the config's path."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in vars(tables).items():
         write_atomically(folder / f"{name}.parquet", table.write_parquet)
+    for name, rows in (("crif", demo_crif.crif()), ("crif_new", demo_crif.ideas())):
+        write_atomically(folder / f"{name}.csv", rows.write_csv)
     trades = folder / "trades.csv"
     write_atomically(trades, lambda path: path.write_text(TRADES, encoding="utf-8"))
     config = folder / "config.toml"

@@ -23,11 +23,13 @@ from gpu_margin.backend import Backend
 from gpu_margin.collateral_market import with_assets
 from gpu_margin.config import Config, Model
 from gpu_margin.devices import Device
+from gpu_margin.file_models import file_margins
+from gpu_margin.file_tables import details, with_files
 from gpu_margin.group_pairs import group_pairs
 from gpu_margin.io.tables import Source
 from gpu_margin.loading import Loaded, load
 from gpu_margin.market import Market
-from gpu_margin.result import Correlation, Run, no_margin
+from gpu_margin.result import Correlation, FileMargin, Run, no_margin
 from gpu_margin.result_tables import RunTables, run_tables, totals
 from gpu_margin.solvency import Covered, Netting, account_table, covered, netting, status_counts
 from gpu_margin.tile_work import WITH_ASSETS, Answer, Beside, TileWork, joined
@@ -62,8 +64,9 @@ def run(
     # An overflow is found in the result and becomes a failure of its account.
     with np.errstate(over="ignore", invalid="ignore"):
         computed = _compute(loaded, device, report, clock)
+        on_files = file_margins(loaded.on_files, device, report, clock)
     with clock.timed("tables"):
-        return _finished(loaded, computed, device, clock)
+        return _finished(loaded, computed, on_files, device, clock)
 
 
 def prepare(loaded: Loaded, model: Model, backend: Backend) -> models.Prepared:
@@ -110,11 +113,22 @@ def _preparations(loaded: Loaded, beside: Beside | None) -> dict[str, Callable[[
     return {**found, **more}
 
 
-def _finished(loaded: Loaded, computed: _Computed, device: Device, clock: Clock) -> Run:
+def _finished(
+    loaded: Loaded,
+    computed: _Computed,
+    on_files: Mapping[str, FileMargin],
+    device: Device,
+    clock: Clock,
+) -> Run:
     """The tables of the run and its manifest."""
     answers, found, between = computed.answers, computed.covered, computed.netting
     margins = {name: answer.margins for name, answer in answers.items()}
-    tables = run_tables(loaded.portfolio, loaded.market, margins, loaded.failures)
+    tables = with_files(
+        run_tables(loaded.portfolio, loaded.market, margins, loaded.failures),
+        on_files,
+        list(loaded.config.models),
+        loaded.config.currency,
+    )
     borne = {} if between is None else between.borne
     accounts = None if found is None else account_table(loaded, found, answers, borne)
     allocated = [table for answer in answers.values() for table in answer.contributions]
@@ -126,11 +140,12 @@ def _finished(loaded: Loaded, computed: _Computed, device: Device, clock: Clock)
         failures=tables.failures,
         group_totals=tables.group_totals,
         correlation=_correlation(loaded.market),
-        manifest=_manifest(loaded, device, clock.seconds, tables, accounts),
+        manifest=_manifest(loaded, on_files, device, clock.seconds, tables, accounts),
         accounts=accounts,
         contributions=pl.concat(allocated) if allocated else None,
         owners=None if between is None else between.owners,
         group_pairs=computed.pairs,
+        **details(on_files),
     )
 
 
@@ -145,6 +160,7 @@ def _correlation(market: Market) -> Correlation:
 
 def _manifest(
     loaded: Loaded,
+    on_files: Mapping[str, FileMargin],
     device: Device,
     seconds: dict[str, float],
     tables: RunTables,
@@ -152,7 +168,6 @@ def _manifest(
 ) -> dict[str, Any]:
     """All that is needed to know what was computed from what, and to do it again."""
     config = loaded.config.model_dump(mode="json")
-    parameters = json.dumps({**config, "inputs": None}, sort_keys=True)
     incomplete = tables.margins.filter(~tables.margins["complete"])["account_id"].n_unique()
     return {
         "gpu_margin": _version("gpu-margin"),
@@ -163,10 +178,12 @@ def _manifest(
         },
         "lost_backends": device.lost,
         "config": config,
-        "parameters_sha256": hashlib.sha256(parameters.encode()).hexdigest(),
+        "parameters_sha256": _parameters_hash(config),
         "inputs": loaded.inputs,
+        **({"on_files": _facts(loaded, on_files)} if on_files else {}),
         "counts": {
             **loaded.counts,
+            **({"accounts": tables.margins["account_id"].n_unique()} if on_files else {}),
             "incomplete_accounts": incomplete,
             "failures": len(tables.failures),
         },
@@ -184,6 +201,30 @@ def _manifest(
             "cores": os.cpu_count(),
         },
     }
+
+
+def _facts(loaded: Loaded, on_files: Mapping[str, FileMargin]) -> dict[str, Any]:
+    """Of each model on files: what it says of itself, its files and its currency's rate."""
+    return {
+        one.model.name: {
+            "kind": one.model.kind,
+            **on_files[one.model.name].facts,
+            "rate": one.rate,
+            "counts": dict(one.inputs.counts),
+            "files": one.inputs.files,
+        }
+        for one in loaded.on_files
+    }
+
+
+def _parameters_hash(config: dict[str, Any]) -> str:
+    """SHA-256 of what does not say where files are."""
+    settings = {
+        name: {key: value for key, value in own.items() if key not in models.files(own["kind"])}
+        for name, own in config["models"].items()
+    }
+    text = json.dumps({**config, "inputs": None, "models": settings}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @cache

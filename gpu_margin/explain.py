@@ -11,6 +11,7 @@ import polars as pl
 
 from gpu_margin import backend as backends
 from gpu_margin.allocation import contributions
+from gpu_margin.config import Model
 from gpu_margin.engine import prepare
 from gpu_margin.failures import ConfigError, InputError
 from gpu_margin.io.position_tables import POSITION_COLUMNS
@@ -41,28 +42,28 @@ class Explanation:
 
 
 def explain(folder: str | Path, account: str, model: str | None = None) -> list[Explanation]:
-    """Explain an account of a finished run, under one model or all of them.
+    """Explain an account of a finished run, under one model on positions or all of them.
 
     The inputs that the run's manifest names are read again. Raises `InputError` where they are
     no longer what they were, `ConfigError` for an account or model that the run does not have.
     """
     loaded = reopen(folder)
-    models = loaded.config.models
-    if model is not None and model not in models:
-        known = ", ".join(models)
-        raise ConfigError(f"the run has no model {model!r}; its models are {known}")
+    models = loaded.chosen(model)
     code = loaded.portfolio.accounts.index_of(account)
     if code is None:
-        raise ConfigError(f"the run has no account {account!r}; see margins.parquet for its ids")
-    names = list(models) if model is None else [model]
-    return [_explain(loaded, loaded.portfolio.tile(code, code + 1), name) for name in names]
+        others = set(loaded.config.models) - {one.name for one in loaded.models}
+        raise ConfigError(
+            f"the run has no {'positions of an ' if others else ''}account {account!r}; "
+            "see margins.parquet for its ids"
+        )
+    portfolio = loaded.portfolio.tile(code, code + 1)
+    return [_explain(loaded, portfolio, one) for one in models]
 
 
-def _explain(loaded: Loaded, portfolio: Portfolio, name: str) -> Explanation:
-    model = next(model for model in loaded.models if model.name == name)
+def _explain(loaded: Loaded, portfolio: Portfolio, model: Model) -> Explanation:
     prepared = prepare(loaded, model, backends.load("numpy"))
     failures = _account_failures(loaded, portfolio.accounts[0])
-    return explanation(loaded, portfolio, prepared, name, failures)
+    return explanation(loaded, portfolio, prepared, model.name, failures)
 
 
 def explanation(

@@ -69,7 +69,7 @@ def export_state(
     """
     with commands.errors():
         check_folder(out, overwrite)
-        loaded = loading.load(config)
+        loaded = loading.load_book(config)
         _keep_inputs(loaded, out)
         tracker = Tracker(loaded, model or loaded.models[0].name, backend)
         taken = _taken(tracker, fills, marks)

@@ -74,9 +74,9 @@ class GateInputs:
 class LiveBook:
     """A book that answers while it changes.
 
-    `loaded` is what `loading.load` made, `frames` those of its tables that were not files. All of
-    its models are resident. `remember` is for how many rows the id of a fill is known, by default
-    for ever. `report` (stage, done, total) is told how far it is. Raises as `Tracker` does.
+    `loaded` is what `load_book` of `loading` made, `frames` its tables that were not files. All its
+    models on positions are resident. `remember` is for how many rows the id of a fill is known, by
+    default for ever. `report` (stage, done, total) is told how far it is. Raises as `Tracker` does.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class LiveBook:
         tell("book", 0, 1)
         device = backends.load(backend) if isinstance(backend, str) else backend
         state, seen = state_of(loaded, frames), Seen(remember)
-        core = Core(state, loaded.models, device, seen, True, self.turns.changing, {})
+        core = Core(state, loaded.chosen(None), device, seen, True, self.turns.changing, {})
         core.refresh()
         self._begin(core, 0, [])
         tell("book", 1, 1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from gpu_margin import models
-from gpu_margin.config import Config, Model, load_config, load_models
+from gpu_margin.config import Config, Model, load_config, load_models, on_positions
 from gpu_margin.failures import ConfigError, join_failures
 from gpu_margin.holdings import Assets, Holdings
 from gpu_margin.io.collateral_tables import (
@@ -66,8 +66,25 @@ _NEEDS = {
 
 
 @dataclass(frozen=True)
+class FileModel:
+    """A model on files, what it has read, and margin currency for one unit of its own."""
+
+    model: Model
+    inputs: models.FileInputs
+    rate: float
+
+    @property
+    def failures(self) -> pl.DataFrame:
+        """What the model's parameters do not allow among good rows."""
+        return models.on_files(self.model.kind).check(self.model.parameters, self.inputs)
+
+
+@dataclass(frozen=True)
 class Loaded:
     """The encoded inputs and the failures on the way.
+
+    `models` are those on positions, `on_files` the others; models on the same files share what was
+    read. Without the former, market and portfolio are empty.
 
     `assets`, `holdings`, `ownership` and `marks` are None where their tables were not given
     (assets, collateral, accounts, marks). `marks` are those that count, as `LoadedMarks` has them;
@@ -85,6 +102,7 @@ class Loaded:
     holdings: Holdings | None = None
     ownership: Ownership | None = None
     marks: pl.DataFrame | None = None
+    on_files: tuple[FileModel, ...] = ()
 
     @property
     def computable(self) -> bool:
@@ -92,16 +110,30 @@ class Loaded:
         return bool(self.portfolio.good.any())
 
     def chosen(self, model: str | None) -> list[Model]:
-        """The model of that name, all of them for None; `ConfigError` where there is none."""
+        """The model on positions of that name, all for None; `ConfigError` where there is none."""
         found = [one for one in self.models if model in (None, one.name)]
         if not found:
             known = ", ".join(one.name for one in self.models)
+            if model in self.config.models:
+                raise ConfigError(
+                    f"model {model!r} has files of its own and no positions; those with positions "
+                    f"are {known or 'none'}"
+                )
             raise ConfigError(f"the run has no model {model!r}; its models are {known}")
         return found
 
     @property
     def counts(self) -> dict[str, int]:
         """How much there is of everything that was given."""
+        files = dict[str, int]()
+        for inputs in unlike(one.inputs for one in self.on_files):
+            for name, count in inputs.counts.items():
+                files[name] = files.get(name, 0) + count
+        book = self._of_positions if self.models else {}
+        return {**book, **files, "failures": len(self.failures)}
+
+    @property
+    def _of_positions(self) -> dict[str, int]:
         incomplete = np.unique(self.portfolio.set_account[self.portfolio.bad > 0])
         parts = {
             "assets": self.assets,
@@ -119,7 +151,6 @@ class Loaded:
             "factors": len(self.market.history.factors),
             "history_dates": len(self.market.history.dates),
             **{name: len(part) for name, part in parts.items() if part is not None},
-            "failures": len(self.failures),
         }
 
 
@@ -132,7 +163,32 @@ def load(config: str | Path | Mapping[str, Any] | Config, **frames: Source) -> L
     too short.
     """
     config = config if isinstance(config, Config) else load_config(config)
-    sources, rulebooks = _sources(config, frames), load_models(config)
+    every = load_models(config)
+    loaded, rates = _book(config, [model for model in every if not model.on_files], frames)
+    others = _on_files([model for model in every if model.on_files], rates, config.currency)
+    found = [inputs.failures for inputs in unlike(one.inputs for one in others)]
+    return replace(loaded, on_files=others, failures=join_failures([loaded.failures, *found]))
+
+
+def load_book(config: str | Path | Mapping[str, Any] | Config, **frames: Source) -> Loaded:
+    """The same for those who know positions only: models on files are passed over.
+
+    Raises `ConfigError` where there are no others.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    return replace(load(on_positions(config), **frames), config=config)
+
+
+def unlike(inputs: Iterable[models.FileInputs]) -> list[models.FileInputs]:
+    """Each once, for models may share them."""
+    return list({id(one): one for one in inputs}.values())
+
+
+def _book(
+    config: Config, rulebooks: list[Model], frames: Mapping[str, Source]
+) -> tuple[Loaded, pl.DataFrame]:
+    """All but the models on files, and rates (currency, fx) into margin currency."""
+    sources = _sources(config, frames, bool(rulebooks))
     labels = label_columns(rulebooks)
     tables = {name: read_input(name, source, labels) for name, source in sources.items()}
     given = {name: tables[name] for name, source in sources.items() if source is not None}
@@ -160,15 +216,47 @@ def load(config: str | Path | Mapping[str, Any] | Config, **frames: Source) -> L
         marks=marks.marks if "marks" in given else None,
     )
     _check_models(loaded)
-    return loaded
+    return loaded, market.rates
 
 
-def _sources(config: Config, frames: Mapping[str, Source]) -> dict[str, Source | None]:
-    """Where each table comes from, None where it was not given."""
+def _on_files(rulebooks: list[Model], rates: pl.DataFrame, currency: str) -> tuple[FileModel, ...]:
+    """Models on files with what they read: the same files once."""
+    rate_of, read = dict(rates.iter_rows()), dict[Any, models.FileInputs]()
+    found = []
+    for model in rulebooks:
+        rulebook = models.on_files(model.kind)
+        try:
+            if rulebook.CURRENCY not in rate_of:
+                raise ConfigError(
+                    f"its margin is in {rulebook.CURRENCY}: for currency {currency!r}, name "
+                    f"inputs.fx with a row {rulebook.CURRENCY}, its price in {currency}"
+                )
+            names = (getattr(model.parameters, name) for name in rulebook.FILES)
+            key = (model.kind, *names)
+            if key not in read:
+                read[key] = rulebook.load(model.parameters)
+        except ConfigError as error:
+            raise ConfigError(f"models.{model.name}: {error}") from error
+        found.append(FileModel(model, read[key], rate_of[rulebook.CURRENCY]))
+    return tuple(found)
+
+
+def _sources(
+    config: Config, frames: Mapping[str, Source], with_positions: bool
+) -> dict[str, Source | None]:
+    """Where each table comes from, None where it was not given.
+
+    Without a model on positions nobody asks for any but rates.
+    """
     unknown = sorted(set(frames) - set(_TABLES))
     if unknown:
         raise ConfigError(f"unknown input {unknown[0]!r}; inputs are {', '.join(_TABLES)}")
     sources = {**config.inputs.model_dump(), **frames}
+    if not with_positions:
+        for name, source in sources.items():
+            if source is not None and name != "fx":
+                raise ConfigError(f"inputs.{name}: no model of the run is on positions: remove it")
+        return sources
     for name in _REQUIRED:
         if sources[name] is None:
             raise ConfigError(f"inputs.{name}: missing: name the file that has the {name}")

@@ -9,7 +9,7 @@ from gpu_margin.config import Config
 from gpu_margin.failures import InputError
 from gpu_margin.io.outputs import read_manifest
 from gpu_margin.io.tables import file_hash
-from gpu_margin.loading import Loaded, load
+from gpu_margin.loading import Loaded, load_book
 
 
 def reopen(folder: str | Path) -> Loaded:
@@ -20,7 +20,7 @@ def reopen(folder: str | Path) -> Loaded:
     """
     manifest = read_manifest(Path(folder))
     check_inputs(manifest["inputs"])
-    return load(Config.model_validate(manifest["config"]))
+    return load_book(Config.model_validate(manifest["config"]))
 
 
 def check_inputs(inputs: dict[str, dict[str, Any]]) -> None:

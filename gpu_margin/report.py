@@ -6,7 +6,7 @@ rankings are made here, so that it hardly grows with the accounts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from html import escape
 from itertools import pairwise
@@ -28,6 +28,7 @@ from gpu_margin.report_page import (
     table,
     terms,
 )
+from gpu_margin.report_simm import simm, simm_cards
 from gpu_margin.report_solvency import account_steps, called, calls
 from gpu_margin.report_view import (
     FIGURES,
@@ -47,6 +48,9 @@ from gpu_margin.report_view import (
 )
 from gpu_margin.result import Run
 
+# Title, what it says in short, and what draws it: None where the run does not have it.
+Section = tuple[str, str, Callable[[View], str | None]]
+
 _TOP, _GROUPS, _FACTORS, _POINTS, _FAILURES = 20, 15, 60, 20_000, 100
 _DECADES, _BINS_PER_DECADE = 12, 8
 
@@ -56,10 +60,16 @@ def render(run: Run) -> str:
     view = view_of(run)
     sections = [
         section(title, caption, found)
-        for title, caption, draw in _SECTIONS
+        for title, caption, draw in _sections(view)
         if (found := draw(view)) is not None
     ]
     return page(_header(view), sections)
+
+
+def _sections(view: View) -> Sequence[Section]:
+    """Without a model on positions, those that are not of positions."""
+    only_files = not view.models and view.run.simm is not None
+    return (*(() if only_files else _OF_POSITIONS), *_OF_ALL)
 
 
 def _header(view: View) -> str:
@@ -74,7 +84,7 @@ def _header(view: View) -> str:
         "version": manifest.get("gpu_margin", "-"),
         **{name: f"{count:,}" for name, count in counts.items() if isinstance(count, int)},
     }
-    cards = "".join(_card(view, model) for model in view.models)
+    cards = "".join(_card(view, model) for model in view.models) + simm_cards(view)
     lost = "".join(
         note(
             f"Backend {one['name']} failed in {one['stage']} ({one['error']}); "
@@ -245,7 +255,8 @@ def _side_by_side(view: View) -> str:
 
 def _what_failed(view: View) -> str:
     failures = view.run.failures
-    incomplete = view.accounts.filter(~pl.col("complete"))["account_id"].n_unique()
+    margins = view.run.margins
+    incomplete = margins.filter(~pl.col("complete"))["account_id"].n_unique()
     if failures.is_empty() and not incomplete:
         return note("Nothing failed: every row was used and every account is complete.")
     reasons = failures.group_by("reason").agg(failures=pl.len())
@@ -268,8 +279,7 @@ def _product_groups(view: View) -> str:
     return panels(view.models, partial(_groups, view))
 
 
-# Title, what it says in short, and what draws it: None where the run does not have it.
-_SECTIONS: tuple[tuple[str, str, Callable[[View], str | None]], ...] = (
+_OF_POSITIONS: tuple[Section, ...] = (
     (
         "Total requirement and offset",
         "Standalone is the sum of what each position would require alone; the offset is what "
@@ -341,6 +351,15 @@ _SECTIONS: tuple[tuple[str, str, Callable[[View], str | None]], ...] = (
         "Models side by side",
         "Each account's requirement under the first two models; on the line they agree.",
         _side_by_side,
+    ),
+)
+_OF_ALL: tuple[Section, ...] = (
+    (
+        "Margin of sensitivities",
+        "SIMM and Schedule IM of the portfolios of a CRIF: margin to be called and to be posted. "
+        "Portfolios with a bad row are incomplete and stand apart in the totals. SIMM is ISDA's; "
+        "commercial use needs its licence.",
+        simm,
     ),
     ("What failed", "What could not be used, and why. The rest was computed.", _what_failed),
 )

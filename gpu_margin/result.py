@@ -71,6 +71,28 @@ class PositionFigures:
 
 
 @dataclass(frozen=True)
+class FileMargin:
+    """Margin of accounts that a rulebook has from files of its own, in margin currency.
+
+    `accounts` are ids in byte order. `requirement` has [account] for each level, `components` the
+    same for each named part, which add up to it. `known` [account] says who has a good row,
+    `complete` [account] who has no bad one. `details` is the rulebook's own table, written as
+    `table`; `facts` is what the manifest says of the rulebook; `failures` are those that were found
+    with the margin.
+    """
+
+    accounts: pl.Series
+    requirement: Mapping[str, Floats]
+    components: Mapping[str, Mapping[str, Floats]]
+    known: Bools
+    complete: Bools
+    table: str
+    details: pl.DataFrame
+    facts: Mapping[str, Any]
+    failures: pl.DataFrame
+
+
+@dataclass(frozen=True)
 class Correlation:
     """Correlations [factor, factor] of the factors' returns, for people to look at."""
 
@@ -96,6 +118,10 @@ class Run:
     `owners` (owner, model, level, venue_sum, joint, capped, saving, venues). None elsewhere.
     `group_pairs` (model, first, second, separate, together, offset, accounts) is for the report
     only and not written.
+
+    Accounts of a model on files have levels of its own (SIMM: call and post) and, in `margins` and
+    `sets`, null between requirement and complete. With a SIMM model, `simm` (model, portfolio_id,
+    side, regulation, product_class, risk_class, margin_type, bucket, initial_margin).
     """
 
     margins: pl.DataFrame
@@ -110,6 +136,7 @@ class Run:
     contributions: pl.DataFrame | None = None
     owners: pl.DataFrame | None = None
     group_pairs: pl.DataFrame | None = None
+    simm: pl.DataFrame | None = None
 
 
 def join_figures(parts: list[Figures]) -> Figures:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gpu_margin.failures import Failure, failure_table, join_failures
 from gpu_margin.market import Market
 from gpu_margin.portfolio import Portfolio, add_up
-from gpu_margin.result import Figures, Margin
+from gpu_margin.result import Figures, Margin, no_margin
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -88,13 +88,16 @@ def run_tables(
 
     An account or set without a good row has null figures. Where a figure is not finite, for
     its positions are too large for float64, the set is treated as one without a good row and
-    there is a failure more.
+    there is a failure more. Without models there must be no account.
     """
     levels = [
         _Level(portfolio, market, model, margin, usable_sets(portfolio, margin))
         for model, parts in margins.items()
         for margin in parts
     ]
+    if not levels:
+        nothing = no_margin(len(portfolio.sets), len(portfolio.accounts))
+        levels = [_Level(portfolio, market, "", nothing, usable_sets(portfolio, nothing))]
     overflows = failure_table(failure for level in levels for failure in _overflows(level))
     initial = [level for level in levels if level.margin.level == "initial"]
     return RunTables(
@@ -108,12 +111,16 @@ def run_tables(
 
 
 def totals(margins: pl.DataFrame) -> list[dict[str, Any]]:
-    """Totals per model and level, of complete and of incomplete accounts apart."""
+    """Totals per model and level, of complete and of incomplete accounts apart.
+
+    None where a model on files knows no such amount.
+    """
     rows = []
     keys = ["model", "level", "complete"]
     known = margins.filter(pl.col("requirement").is_not_null())
     for (model, level, complete), part in known.group_by(keys, maintain_order=True):
-        sums = {name: math.fsum(part[name]) for name in ("requirement", "standalone", "offset")}
+        names = ("requirement", "standalone", "offset")
+        sums = {name: None if part[name].has_nulls() else math.fsum(part[name]) for name in names}
         accounts = {"accounts": len(part)}
         rows.append({"model": model, "level": level, "complete": complete, **accounts, **sums})
     return rows

@@ -48,7 +48,7 @@ __all__ = ["Batch", "BatchResult", "Tracker", "core_of"]
 class Tracker:
     """A portfolio under one model of a run or all of them, resident.
 
-    `loaded` is what `loading.load` made; `frames` are those of its tables that were not files, and
+    `loaded` is what `load_book` of `loading` made; `frames` are its tables that were not files, and
     files must be as they were. `remember` is for how many rows the id of a fill is known, by
     default for ever; `resident` keeps scenario vectors on the device, for those who ask what trades
     would do. Raises `ConfigError` for a model that is not there and `InputError` where inputs have

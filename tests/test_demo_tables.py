@@ -202,7 +202,8 @@ def test_write_leaves_the_tables_and_their_config(tables: demo.DemoTables, tmp_p
     path = demo.write(tables, tmp_path / "new")
     config = tomllib.loads(path.read_text(encoding="utf-8"))
     names = set(config["inputs"].values())
-    assert {file.name for file in path.parent.iterdir()} == names | {"config.toml", "trades.csv"}
+    others = {"config.toml", "trades.csv", "crif.csv", "crif_new.csv"}
+    assert {file.name for file in path.parent.iterdir()} == names | others
     for noun, name in config["inputs"].items():
         assert pl.read_parquet(path.parent / name).equals(getattr(tables, noun))
 

@@ -114,7 +114,7 @@ run = gpu_margin.run(demo.write(demo.build(20), Path({str(tmp_path)!r})))
 print(len(run.margins), models.kinds(), backend.backend_names())
 """
     assert python(code, tmp_path).strip() == (
-        "40 ['covariance', 'simulation'] ['cupy', 'jax', 'numba', 'numpy']"
+        "40 ['covariance', 'simm', 'simulation'] ['cupy', 'jax', 'numba', 'numpy']"
     )
 
 

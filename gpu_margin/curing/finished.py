@@ -46,6 +46,7 @@ def cure_account(
     or model that it does not have.
     """
     loaded = reopen(folder)
+    chosen = loaded.chosen(model)
     code = loaded.portfolio.accounts.index_of(account)
     if code is None:
         raise ConfigError(
@@ -55,7 +56,6 @@ def cure_account(
     table = None if costs is None else read_table(costs, "cost", COST_COLUMNS, COST_OPTIONAL)
     terms = None if table is None else load_costs(table, ids)
     asked = Asked.of(one_account(loaded, code), parameters or CureParameters(), terms)
-    chosen = loaded.chosen(model)
     found = [pair for one in chosen for pair in _plans(asked, Path(folder), one)]
     return Cures(
         plans=[plan for row, plan in sorted(found, key=_worst_first) if isinstance(plan, Cure)],

@@ -1,21 +1,25 @@
-"""Rulebooks: one margin methodology per module, registered by its file's name.
+"""Rulebooks: one margin methodology per module or package, registered by its name.
 
-A rulebook module has `Parameters` (the settings of `[models.<name>]` less `kind`), `Inputs` (what
-`prepare` takes), `check(parameters, inputs)` and `prepare(parameters, inputs, backend)`, which does
-what depends on the market only and returns a `Prepared`.
+A rulebook has `Parameters`, the settings of `[models.<name>]` less `kind`. One on positions has
+`Inputs` (what `prepare` takes), `check(parameters, inputs)` and `prepare(parameters, inputs,
+backend)`, which does what depends on the market only and returns a `Prepared`. One on files brings
+accounts of its own, from files that its parameters name: see `FileRulebook`.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
+
+import polars as pl
 
 from gpu_margin.backend import Backend
 from gpu_margin.failures import ConfigError
 from gpu_margin.offsets import Offsets
 from gpu_margin.portfolio import Portfolio, Rows
-from gpu_margin.result import Margin, PositionFigures
+from gpu_margin.result import FileMargin, Margin, PositionFigures
 from gpu_margin.settings import Settings
 from gpu_margin.unit_risk import Floats, Of, Requirement, ScenarioVectors
 
@@ -55,7 +59,7 @@ class Prepared(Protocol):
 
 
 class Rulebook(Protocol):
-    """What a module in this package provides."""
+    """What a rulebook on positions provides."""
 
     Parameters: type[Settings]
     Inputs: type
@@ -69,15 +73,102 @@ class Rulebook(Protocol):
         ...
 
 
+class FileInputs(Protocol):
+    """What a rulebook on files has read."""
+
+    @property
+    def accounts(self) -> pl.Series:
+        """Ids of the accounts, in byte order."""
+        ...
+
+    @property
+    def computable(self) -> bool:
+        """Whether any account has a good row."""
+        ...
+
+    @property
+    def failures(self) -> pl.DataFrame:
+        """Rows that could not be used."""
+        ...
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How much there is of what."""
+        ...
+
+    @property
+    def files(self) -> list[dict[str, Any]]:
+        """What was read: of each file its input, path, SHA-256 and number of rows."""
+        ...
+
+    def pieces(self) -> Iterator[FileInputs]:
+        """The accounts in pieces that fit into memory, in their order and one at least.
+
+        Their failures are none: those are of the whole.
+        """
+        ...
+
+
+class FileRulebook(Protocol):
+    """What a rulebook provides whose accounts come from files of its own.
+
+    `FILES` are the parameters that name files (one, several, or None); `CURRENCY` is what its
+    amounts are in.
+    """
+
+    Parameters: type[Settings]
+    FILES: tuple[str, ...]
+    CURRENCY: str
+
+    def load(self, parameters: Any) -> FileInputs:
+        """Read the files, whatever the other parameters say.
+
+        Raises `ConfigError` where there is no such file; a bad row is a failure.
+        """
+        ...
+
+    def check(self, parameters: Any, inputs: Any) -> pl.DataFrame:
+        """Failures of what the other parameters do not allow; computes nothing."""
+        ...
+
+    def margin(self, parameters: Any, inputs: Any, rate: float, backend: Backend) -> FileMargin:
+        """Margin of all accounts in another currency, `rate` of it for one unit of `CURRENCY`."""
+        ...
+
+
 def kinds() -> list[str]:
     """Names of all rulebooks."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
+def parameters(kind: str) -> type[Settings]:
+    """The parameters of the rulebook of that name; `ConfigError` where there is none."""
+    found: type[Settings] = _module(kind).Parameters
+    return found
+
+
+def files(kind: str) -> tuple[str, ...]:
+    """The parameters that name files, for a rulebook on files; none for one on positions."""
+    return getattr(_module(kind), "FILES", ())
+
+
 def load(kind: str) -> Rulebook:
-    """The rulebook of that name; `ConfigError` where there is none."""
+    """The rulebook of that name, which is on positions; `ConfigError` where there is none."""
+    if files(kind):
+        raise ConfigError(f"kind {kind!r} has files of its own and does not margin positions")
+    rulebook: Rulebook = _module(kind)
+    return rulebook
+
+
+def on_files(kind: str) -> FileRulebook:
+    """The rulebook of that name, which is on files; `ConfigError` where there is none."""
+    if not files(kind):
+        raise ConfigError(f"kind {kind!r} margins positions and has no files of its own")
+    rulebook: FileRulebook = _module(kind)
+    return rulebook
+
+
+def _module(kind: str) -> Any:
     if kind not in kinds():
         raise ConfigError(f"unknown kind {kind!r}; known kinds: {', '.join(kinds())}")
-    module: Any = importlib.import_module(f"{__name__}.{kind}")
-    rulebook: Rulebook = module
-    return rulebook
+    return importlib.import_module(f"{__name__}.{kind}")

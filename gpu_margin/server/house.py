@@ -127,7 +127,9 @@ class House:
         """The book as it was when the server stopped, or as the inputs have it."""
         self._report("inputs", 0, 1)
         self._device = Device(backends.load(self._backend))
-        loaded = loading.load(self.config)
+        loaded = loading.load_book(self.config)
+        if others := set(self.config.models) - {one.name for one in loaded.models}:
+            _log.warning("models on files are left out", extra={"models": sorted(others)})
         if len(loaded.failures):
             # What is wrong with a whole file is behind the failures of rows that refer to it.
             first = loaded.failures.sort("row", nulls_last=False, maintain_order=True).head(_SHOWN)
@@ -222,7 +224,7 @@ class House:
     def _anew(self, error: Exception) -> dict[int, Outcome]:
         """The book from its log on the next device; raises `error` where there is none."""
         self._give_up(error)
-        loaded = loading.load(self.config)
+        loaded = loading.load_book(self.config)
         if identity(loaded) != self._identity:
             raise InputError("the inputs are no longer those of the log: put them back") from error
         answering, outcomes = self._at_log(loaded)

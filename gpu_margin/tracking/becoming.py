@@ -107,7 +107,7 @@ def anew(
     frames = tables.run_tables(state)
     owed = frames.pop("cash", None)
     config = state.loaded.config.model_copy(update={"inputs": Inputs()})
-    new = state_of(loading.load(config, **frames), frames)
+    new = state_of(loading.load_book(config, **frames), frames)
     new.set_sizes(tables.sizes_table(state))
     if owed is not None:
         new.add_cash(owed)

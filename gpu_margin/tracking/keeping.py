@@ -158,7 +158,7 @@ def _state(given: dict[str, pl.DataFrame], config: Config, collateral: bool) -> 
     frames = {**given, "positions": lost["positions"]}
     if collateral:
         frames["collateral"] = lost["collateral"]
-    loaded = loading.load(config, **frames)
+    loaded = loading.load_book(config, **frames)
     return state_of(_without_fault(loaded), frames)
 
 
