@@ -73,21 +73,10 @@ def figures(parts: Iterable[SimmResult]) -> Figures:
     """The totals alone of all parts."""
     margin, complete, failures = [np.zeros((0, len(SIDES)))], [np.zeros(0, dtype=np.bool_)], []
     for part in parts:
-        margin.append(np.where(unknown(part)[:, None], np.nan, part.totals))
+        margin.append(np.where(part.known[:, None], part.totals, np.nan))
         complete.append(~part.incomplete)
         failures.append(part.failures)
     return Figures(np.concatenate(margin), np.concatenate(complete), join_failures(failures))
-
-
-def unknown(result: SimmResult) -> Bools:
-    """[portfolio] whose rows have all failed, so that 0 would be no margin of theirs."""
-    crif = result.crif
-    good = np.ones(len(crif.factors), dtype=np.bool_)
-    good[list(result.factors.failed)] = False
-    rows = good[crif.factor] | (crif.model == _SCHEDULE)
-    known = np.bincount(crif.portfolio[rows], minlength=len(crif.portfolios)) > 0
-    nothing: Bools = ~known & result.incomplete
-    return nothing
 
 
 def _result(

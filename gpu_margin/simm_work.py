@@ -14,7 +14,7 @@ from gpu_margin.failures import join_failures
 from gpu_margin.models.simm.calculation import Parameters, SimmResult
 from gpu_margin.models.simm.kinds import SIDES
 from gpu_margin.simm_attribution import attributed
-from gpu_margin.simm_batches import results, unknown
+from gpu_margin.simm_batches import results
 from gpu_margin.simm_whatif import Changed, before, each_trade
 from gpu_margin.tiling import Clock, Progress
 
@@ -106,7 +106,7 @@ def _joined(tables: list[Tables]) -> Tables:
 
 def _known(result: SimmResult, table: pl.DataFrame) -> pl.DataFrame:
     """With null for the margin of portfolios all of whose rows failed."""
-    none = unknown(result)
+    none = ~result.known
     if not none.any():
         return table
     ids = result.crif.portfolios.filter(none).implode()

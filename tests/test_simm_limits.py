@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from crif_case import crif_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from simm_strategies import (
@@ -30,8 +31,10 @@ from simm_strategies import (
     total,
 )
 
+from gpu_margin import backend
 from gpu_margin.crif import PRODUCT_CLASSES
 from gpu_margin.models.simm import tables
+from gpu_margin.models.simm.calculation import Parameters, calculate
 from gpu_margin.models.simm.kinds import HORIZONS, STREAM_OF
 
 SOME, FEW = settings(max_examples=40, deadline=None), settings(max_examples=20, deadline=None)
@@ -183,3 +186,17 @@ def test_the_strategies_reach_all() -> None:
             int(group) - 1 for group, members in found.currencies.fx.items() if members
         }
         assert "Residual" in buckets(version, "Equity")
+
+
+def test_a_margin_beyond_all_numbers_is_a_failure_of_its_portfolio_alone() -> None:
+    row = {"ProductClass": "Equity", "RiskType": "Risk_Equity", "Qualifier": "A", "Bucket": "1"}
+    good = {**row, "PortfolioID": "good", "Amount": 1e6}
+    rows = [good, {**row, "PortfolioID": "huge", "Amount": 1e140}]
+    result, alone = (
+        calculate(crif_of(some), Parameters(), backend.load("numpy")) for some in (rows, rows[:1])
+    )
+    assert result.known.tolist() == [True, False] == (~result.incomplete).tolist()
+    assert result.totals[0].tolist() == alone.totals[0].tolist()
+    (failure,) = result.failures.to_dicts()
+    assert (failure["source"], failure["field"]) == ("portfolio huge", "amount")
+    assert result.table().filter(portfolio_id="good").equals(alone.table())

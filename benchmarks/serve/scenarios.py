@@ -11,7 +11,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from figures import Figure
 
 from gpu_margin.client import Client
 from serve import wire
@@ -28,25 +30,6 @@ _MOST_SINGLE, _MOST_FILLS = 10_000, 200_000
 _TRICKLE, _MARKERS = 50.0, 16
 # More than may wait for the book (`queue_depth` in the book's configuration).
 _CROWD = 1024
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A measured `value`; `target` is what issue 5 wants of it, None where it wants nothing."""
-
-    scenario: str
-    name: str
-    value: float
-    unit: str = ""
-    target: float | None = None
-    sense: Literal["least", "most"] = "least"
-
-    @property
-    def met(self) -> bool | None:
-        """Whether it is what was wanted; None where nothing was."""
-        if self.target is None:
-            return None
-        return self.value >= self.target if self.sense == "least" else self.value <= self.target
 
 
 @dataclass

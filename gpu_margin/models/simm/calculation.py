@@ -92,8 +92,21 @@ class SimmResult:
 
     @cached_property
     def totals(self) -> Floats:
-        """[portfolio, side] the winning initial margin."""
-        return figures(np.stack([side.total for side in self.sides], axis=1), self.winners.total)
+        """[portfolio, side] the winning initial margin; not finite where it overflows."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = np.stack([side.total for side in self.sides], axis=1)
+        return figures(total, self.winners.total)
+
+    @cached_property
+    def known(self) -> Bools:
+        """[portfolio] whether its margins are: it has a good row, or no row, and no overflow."""
+        crif = self.crif
+        good = np.ones(len(crif.factors), dtype=np.bool_)
+        good[list(self.factors.failed)] = False
+        rows = good[crif.factor] | (crif.model != _SIMM)
+        some = np.bincount(crif.portfolio[rows], minlength=len(crif.portfolios)) > 0
+        known: Bools = (some | ~self.incomplete) & np.isfinite(self.totals).all(axis=1)
+        return known
 
     @cached_property
     def regulation(self) -> pl.Series:
@@ -106,7 +119,8 @@ class SimmResult:
         winning = self.winners.total.astype(np.int64)
         portfolios = self.crif.portfolios
         chosen = self.parameters.places
-        return long_table(portfolios, self.sides, winning, self.regulation, chosen)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return long_table(portfolios, self.sides, winning, self.regulation, chosen)
 
     def totals_table(self) -> pl.DataFrame:
         """portfolio_id, side, regulation, initial_margin, complete; of each portfolio and side."""
@@ -132,9 +146,14 @@ def calculate(
 
     A `traced` result knows which net sensitivity each row went into, as attribution wants it.
     """
+    # What is beyond all numbers is a failure of its portfolio.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _calculated(crif, parameters, Device(backend), traced)
+
+
+def _calculated(crif: Crif, parameters: Parameters, device: Device, traced: bool) -> SimmResult:
     rules = rules_of(parameters)
-    factors, device = factors_of(rules, crif.factors), Device(backend)
-    groups = calculations(crif)
+    factors, groups = factors_of(rules, crif.factors), calculations(crif)
     netted = net_rows(crif, factors, groups, traced)
     levels = margins(device, netted, factors, rules, len(groups))
     added = adding.add_ons(crif, groups)
@@ -143,8 +162,9 @@ def calculate(
         SideMargin(one, added.multiplier, added.notional, added.fixed, schedule.margin[:, place])
         for place, one in enumerate(levels)
     )
-    found = together(unknown(crif, factors), added.problems, schedule.problems)
     totals = np.stack([side.total for side in sides], axis=1)
+    overflow = _overflow(crif, groups, totals)
+    found = together(unknown(crif, factors), added.problems, schedule.problems, overflow)
     return SimmResult(
         crif,
         parameters,
@@ -153,7 +173,7 @@ def calculate(
         netted,
         groups,
         sides,
-        winners(groups, totals),
+        winners(groups, np.where(np.isfinite(totals), totals, np.inf)),
         join_failures([crif.failures, found.failures]),
         crif.incomplete | found.incomplete,
     )
@@ -189,6 +209,14 @@ def net_rows(crif: Crif, factors: Factors, groups: Calculations, traced: bool) -
     entry = np.full(len(place), -1, dtype=np.int64)
     entry[counted] = netted.entry
     return Netted(netted.streams, entry)
+
+
+def _overflow(crif: Crif, groups: Calculations, totals: Floats) -> Problems:
+    """Portfolios whose margin is beyond all numbers: no reader lets such amounts pass."""
+    beyond = np.unique(groups.portfolio[~np.isfinite(totals).all(axis=1)])
+    reason = "the margin is beyond all numbers: give smaller amounts"
+    value = pl.repeat(None, len(beyond), dtype=pl.String, eager=True)
+    return problems(crif, beyond, reason, "amount", value)
 
 
 def unknown(crif: Crif, factors: Factors) -> Problems:

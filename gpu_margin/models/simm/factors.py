@@ -7,6 +7,7 @@ once, and the rest of SIMM is arithmetic on arrays.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -92,6 +93,10 @@ class _Factor:
     group: int = 0
 
 
+# What was looked up last, with the tables of keys that it is of.
+_LOOKED_UP: deque[tuple[tuple[str, ...], pl.DataFrame, Factors]] = deque(maxlen=4)
+
+
 class _Unknown(Exception):
     """The version knows no such thing: which field, and why."""
 
@@ -144,7 +149,17 @@ def _days_of(tenor: str) -> float:
 
 
 def factors_of(rules: Rules, keys: pl.DataFrame) -> Factors:
-    """The factors of a CRIF (`Crif.factors`) under the rules."""
+    """The factors of a CRIF (`Crif.factors`) under the rules; pieces of one CRIF share them."""
+    name = rules.tables.version, rules.horizon, rules.calculation_currency
+    for known, of, factors in list(_LOOKED_UP):
+        if of is keys and known == name:
+            return factors
+    factors = _looked_up(rules, keys)
+    _LOOKED_UP.append((name, keys, factors))
+    return factors
+
+
+def _looked_up(rules: Rules, keys: pl.DataFrame) -> Factors:
     found: dict[int, _Factor] = {}
     failed: dict[int, tuple[str, str]] = {}
     for number, key in enumerate(keys.iter_rows()):

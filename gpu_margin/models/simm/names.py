@@ -21,7 +21,7 @@ from gpu_margin.models.simm.curvature import curvature
 from gpu_margin.models.simm.factors import Factors, Rules
 from gpu_margin.models.simm.kinds import BASE_CORRELATION, RISK_CLASSES, VEGA, risk_class
 from gpu_margin.models.simm.netting import Stream
-from gpu_margin.models.simm.segments import Device, Segments, pair_sums, runs
+from gpu_margin.models.simm.segments import Device, Segments, grouped, pair_sums, runs
 from gpu_margin.models.simm.tables import RESIDUAL
 
 Array = Any
@@ -224,8 +224,7 @@ def _same_name(
     known, owner = np.unique(key, return_inverse=True)
     concentration = each[layout.names.owner[layout.parts.first]]
     pairs = pair_sums(device, by_part, concentration, owner.reshape(-1), len(known))
-    at = np.searchsorted(known, width * np.arange(len(buckets) + 1))
-    return device.sums(pairs, Segments(at.astype(np.int64)))
+    return device.sums(pairs, grouped(known // width, len(buckets)))
 
 
 def _fx_squares(
@@ -249,8 +248,7 @@ def _chosen(layout: Layout, residual: bool) -> tuple[Ints, Segments]:
     """The buckets that are (not) residual, and which of these each group has."""
     last = layout.bucket == layout.residual
     chosen = np.flatnonzero(last if residual else ~last)
-    offsets = np.searchsorted(layout.group_of_bucket[chosen], np.arange(len(layout.groups) + 1))
-    return chosen, Segments(offsets.astype(np.int64))
+    return chosen, grouped(layout.group_of_bucket[chosen], len(layout.groups))
 
 
 def _of_groups(device: Device, layout: Layout, values: Array, residual: bool) -> Array:

@@ -50,7 +50,7 @@ def net(group: Ints, place: Ints, amount: Floats, factors: Factors, traced: bool
     stream = factors.stream[place] if len(factors) else place
     groups = int(group.max(initial=-1)) + 1
     key = (stream * groups + group) * width + place
-    order = np.argsort(key, kind="stable")
+    order = _sorted(key)
     ordered = key[order]
     first = np.ones(len(key), dtype=np.bool_)
     first[1:] = ordered[1:] != ordered[:-1]
@@ -70,6 +70,18 @@ def net(group: Ints, place: Ints, amount: Floats, factors: Factors, traced: bool
         for own in (slice(a, b) for a, b in pairwise(bounds.tolist()))
     )
     return Netted(streams, entry)
+
+
+def _sorted(key: Ints) -> Ints:
+    """The order of the keys, which are not negative."""
+    bits = len(key).bit_length()
+    if int(key.max(initial=0)).bit_length() + bits >= 63:
+        return np.argsort(key, kind="stable")
+    # Numbers with their places behind them sort several times faster than places by number.
+    packed = (key << bits) | np.arange(len(key))
+    packed.sort()
+    order: Ints = packed & ((1 << bits) - 1)
+    return order
 
 
 def _by_amount(order: Ints, ordered: Ints, first: NDArray[np.bool_], amount: Floats) -> Ints:

@@ -17,7 +17,7 @@ from gpu_margin.models.simm.curvature import curvature
 from gpu_margin.models.simm.factors import Factors, Rules
 from gpu_margin.models.simm.kinds import BASIS, CURVE, INFLATION
 from gpu_margin.models.simm.netting import Stream
-from gpu_margin.models.simm.segments import Device, Segments, pair_sums, runs
+from gpu_margin.models.simm.segments import Device, Segments, grouped, pair_sums, runs
 
 Array = Any
 Floats = NDArray[np.float64]
@@ -53,9 +53,7 @@ class Layout:
     def entries(self, kind: int) -> tuple[Ints, Segments]:
         """The entries of a kind, and which of these each currency has."""
         chosen = np.flatnonzero(self.of("kind") == kind)
-        owner = self.currencies.owner[chosen]
-        offsets = np.searchsorted(owner, np.arange(len(self.currencies) + 1))
-        return chosen, Segments(offsets.astype(np.int64))
+        return chosen, grouped(self.currencies.owner[chosen], len(self.currencies))
 
 
 @dataclass(frozen=True)
@@ -163,14 +161,11 @@ def _curves(
     matrix, count = device.put(correlation.tenor), len(layout.currencies)
     each = runs(currency, layout.of("same")[curve])
     own = device.form(each, tenor, on_curve, matrix)
-    at = np.searchsorted(currency[each.first], np.arange(count + 1))
-    alone = device.sums(own, Segments(at.astype(np.int64)))
+    alone = device.sums(own, grouped(currency[each.first], count))
     order = np.argsort(currency * (len(correlation.tenor) + 1) + tenor, kind="stable")
     points = runs(currency[order], tenor[order])
     summed = device.sums(device.take(on_curve, order), points)
-    at = np.searchsorted(currency[order][points.first], np.arange(count + 1))
-    together = device.form(
-        Segments(at.astype(np.int64)), tenor[order][points.first], summed, matrix
-    )
+    where = order[points.first]
+    together = device.form(grouped(currency[where], count), tenor[where], summed, matrix)
     phi = correlation.curves
     return phi * together + (1.0 - phi) * alone

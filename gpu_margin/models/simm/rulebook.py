@@ -123,7 +123,7 @@ def check(parameters: Parameters, inputs: Inputs) -> pl.DataFrame:
 def margin(parameters: Parameters, inputs: Inputs, rate: float, backend: Backend) -> FileMargin:
     """Initial margin of all portfolios on the sides that are asked for, at `rate` for one USD."""
     result = calculate(inputs.crif, parameters, backend)
-    known, figures = _known_portfolios(result), result.rules.tables
+    known, figures = result.known, result.rules.tables
     sides = {SIDES[place].lower(): place for place in parameters.places}
     return FileMargin(
         accounts=inputs.accounts,
@@ -164,13 +164,3 @@ def _levels(result: SimmResult, known: Bools, rate: float) -> pl.DataFrame:
         return table
     lost = pl.col("portfolio_id").is_in(result.crif.portfolios.filter(~known).implode())
     return table.with_columns(pl.when(~lost).then("initial_margin").alias("initial_margin"))
-
-
-def _known_portfolios(result: SimmResult) -> Bools:
-    """[portfolio] whether it has a row that the version knows."""
-    crif = result.crif
-    good = np.ones(len(crif.factors), dtype=np.bool_)
-    good[list(result.factors.failed)] = False
-    rows = good[crif.factor] | (crif.model != _SIMM)
-    known: Bools = np.bincount(crif.portfolio[rows], minlength=len(crif.portfolios)) > 0
-    return known

@@ -32,7 +32,7 @@ class Segments:
 
     @property
     def first(self) -> Ints:
-        """[segment] its first entry: no segment is empty."""
+        """[segment] its first entry, where no segment is empty."""
         return self.offsets[:-1]
 
     @cached_property
@@ -41,8 +41,8 @@ class Segments:
         return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.offsets))
 
     def within(self, outer: Segments) -> Segments:
-        """These as segments of segments, where `outer` has the same entries."""
-        return Segments(np.searchsorted(self.offsets, outer.offsets).astype(np.int64))
+        """These as segments of segments, where `outer` has the same entries; none is empty."""
+        return Segments(np.append(self.owner[outer.first], len(self)))
 
 
 def runs(*labels: NDArray[Any]) -> Segments:
@@ -55,6 +55,12 @@ def runs(*labels: NDArray[Any]) -> Segments:
         new |= one[1:] != one[:-1]
     starts = np.flatnonzero(new) + 1
     return Segments(np.concatenate([[0], starts, [count]]).astype(np.int64))
+
+
+def grouped(owner: Ints, count: int) -> Segments:
+    """Segments of entries by their owner, of `count`, in order of it; some may be empty."""
+    sizes = np.bincount(owner, minlength=count)
+    return Segments(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ class Ordered:
 def in_order(concentration: Floats, owner: Ints, count: int) -> Ordered:
     """Entries of `count` segments, `owner` [entry], as `pair_sums` takes them."""
     order = np.lexsort((concentration, owner))
-    segments = Segments(np.searchsorted(owner[order], np.arange(count + 1)).astype(np.int64))
+    segments = grouped(owner, count)
     sorted_ = concentration[order]
     filled = np.flatnonzero(np.diff(segments.offsets) > 0)
     first, last = segments.offsets[:-1][filled], segments.offsets[1:][filled] - 1
