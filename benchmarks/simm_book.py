@@ -118,6 +118,7 @@ def book(portfolios: int, seed: int = 1) -> Crif:
         post=none,
         end_date=np.full(rows, NO_DATE, dtype=np.int32),
         valuation_date=np.full(rows, NO_DATE, dtype=np.int32),
+        notional=np.zeros(rows),
         incomplete=np.zeros(portfolios, dtype=np.bool_),
         failures=failure_table(),
     )

@@ -33,7 +33,8 @@ class Crif:
     [row]: `portfolio`, `trade`, `factor`, `collect` and `post` (regulations) are codes;
     `product_class` and `schedule_class` are places in `PRODUCT_CLASSES` and `SCHEDULE_CLASSES`, -1
     where there is none; `model` is one in `MODELS`; `amount` is in USD, or the plain figure of a
-    parameter; `end_date` and `valuation_date` are days since 1970, or `NO_DATE`.
+    parameter; `notional` is what a row of Schedule says of its whole trade, in USD, or 0;
+    `end_date` and `valuation_date` are days since 1970, or `NO_DATE`.
 
     `incomplete` [portfolio] says whether any of its rows is among the `failures`.
     `source_rows` are how many rows each source had, good or bad; empty where nobody counted.
@@ -54,6 +55,7 @@ class Crif:
     post: Codes
     end_date: Codes
     valuation_date: Codes
+    notional: Floats
     incomplete: Bools
     failures: pl.DataFrame
     source_rows: tuple[int, ...] = ()

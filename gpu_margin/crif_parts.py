@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 # Columns that are [row].
 _ROWS = (
     *("portfolio", "trade", "factor", "product_class", "schedule_class", "model", "amount"),
-    *("collect", "post", "end_date", "valuation_date"),
+    *("collect", "post", "end_date", "valuation_date", "notional"),
 )
 
 

@@ -70,6 +70,7 @@ def crif_of(rows: Iterable[Row]) -> Crif:
         post=post,
         end_date=_days(rows, "EndDate", "end_date"),
         valuation_date=_days(rows, "ValuationDate", "valuation_date"),
+        notional=np.array([float(row.get("notional") or 0.0) for row in rows], dtype=np.float64),
         incomplete=np.zeros(len(portfolios), dtype=np.bool_),
         failures=failure_table(),
     )

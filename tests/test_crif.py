@@ -862,3 +862,33 @@ def test_the_records_of_the_other_vectors_read_without_failure() -> None:
     for records in sets:
         crif = read_crif(pl.DataFrame(records, infer_schema_length=None))
         assert crif.failures.is_empty() and len(crif) == len(records)
+
+
+# ---------------------------------------------------------------- notionals of trades
+
+
+TRADE = "TradeID,IMModel,ProductClass,RiskType,AmountUSD,EndDate,Notional,notional_currency"
+
+
+def test_rows_of_schedule_may_say_what_the_notional_of_their_trade_is(tmp_path: Path) -> None:
+    lines = [
+        "t1,Schedule,FX,PV,5,,1000,eur",
+        "t1,Schedule,FX,PV,6,,,",
+        "t2,Schedule,FX,PV,7,,1e3,",
+        "t3,Schedule,FX,PV,8,,1e3,XXX",
+        "t4,Schedule,FX,PV,9,,many,USD",
+        "t5,Schedule,FX,PV,9,,inf,USD",
+        "t6,Schedule,FX,PV,9,,-1e30,EUR",
+        "t7,Schedule,FX,PV,9,,-2000.5,USD",
+        ",SIMM,RatesFX,Param_AddOnFixedAmount,9,,much,what",
+    ]
+    path = tmp_path / "trades.csv"
+    path.write_text("\n".join([TRADE, *lines]))
+    fx = pl.DataFrame({"currency": ["EUR"], "rate": [1.25]})
+    for source in (path, pl.read_csv(path, infer_schema=False)):
+        crif = read_crif(source, fx=fx)
+        assert crif.notional.tolist() == [1250.0, 0.0, -2000.5, 0.0]
+        assert [crif.trades[code] for code in crif.trade.tolist()] == ["t1", "t1", "t7", ""]
+        found = crif.failures.select("row", "field").rows()
+        wrong = ["notional_currency"] * 2 + ["notional"] * 3
+        assert found == list(zip([3, 4, 5, 6, 7], wrong, strict=True))

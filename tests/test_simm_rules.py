@@ -264,6 +264,34 @@ def charged(rows: list[Row], **more: Any) -> schedule.ScheduleMargin:
     return schedule.schedule_margin(crif, calculations(crif), TABLE, **more)
 
 
+def gross_of(*rows: Row, **more: Any) -> tuple[float, bool]:
+    """Gross margin of the portfolio, and whether it is incomplete."""
+    found = charged(list(rows), **more)
+    return float(found.gross.sum()), bool(found.problems.incomplete.any())
+
+
+def test_a_trade_without_notional_rows_has_the_notional_that_its_pvs_say() -> None:
+    says, own = of_schedule("PV", 5, notional=1000.0), of_schedule("Notional", 300)
+    assert gross_of(says) == gross_of(says, says) == (10.0, False)
+    assert gross_of(of_schedule("PV", 5, notional=-1000.0)) == (10.0, False)
+    # Its own rows go before, also where what a PV says lacks a date; the largest of several counts.
+    assert gross_of(says, own) == gross_of({**says, "EndDate": ""}, own) == (3.0, False)
+    more = of_schedule("PV", 1, notional=2000.0)
+    assert gross_of(says, more) == gross_of(more, says) == (20.0, False)
+    assert gross_of(says, of_schedule("PV", 5)) == (10.0, False)
+    assert gross_of({**says, "EndDate": ""}) == (0.0, True)
+    assert gross_of(of_schedule("PV", 5)) == (0.0, True)
+    assert gross_of(of_schedule("PV", 5, place="FX", notional=100.0, EndDate="")) == (6.0, False)
+
+
+def test_it_counts_once_under_each_regulation_that_its_pvs_name() -> None:
+    rows = [
+        of_schedule("PV", value, notional=1000.0, CollectRegulations=names)
+        for value, names in ((5, "ESA"), (7, "ESA,UK"), (9, "UK"))
+    ]
+    assert charged(rows).gross.sum(axis=1).tolist() == [10.0, 10.0]
+
+
 def test_the_schedule_vectors() -> None:
     cases = simm_case.schedule_tests()
     assert len(cases) >= 3
@@ -287,11 +315,9 @@ def test_the_schedule_unit_cases() -> None:
             of_schedule("PV", 1000),
             of_schedule("PV", -1000),
         ],
-        # The trade's own notional, which the reader writes as one row of the trade.
         "testNotionalBeingGottenFromTradeFields": [
-            of_schedule("PV", 1000),
-            of_schedule("PV", -1000),
-            notional,
+            {**of_schedule("PV", 1000), "notional": 1000.0},
+            {**of_schedule("PV", -1000), "notional": 1000.0},
         ],
         "testNettingAndAbsoluteNotional": [
             notional,

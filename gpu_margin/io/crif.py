@@ -128,6 +128,7 @@ class _Reading:
             post=post,
             end_date=self._column("end_date"),
             valuation_date=self._column("valuation_date"),
+            notional=self._column("notional"),
             incomplete=incomplete,
             failures=join_failures(self.failures),
             source_rows=tuple(self.source_rows),
@@ -136,7 +137,7 @@ class _Reading:
     def _column(self, name: str) -> NDArray[Any]:
         """All chunks of a column as one array; they are given up."""
         chunks, fill = self.chunks.pop(name), _FILL[name]
-        whole = np.zeros(sum(self.sizes), np.float64 if name == "amount" else np.int32)
+        whole = np.zeros(sum(self.sizes), np.float64 if name in _FLOATS else np.int32)
         start = 0
         for place, size in enumerate(self.sizes):
             chunk, chunks[place] = chunks[place], None
@@ -147,7 +148,8 @@ class _Reading:
 
 
 # What a column is where a batch does not have it.
-_FILL = dict.fromkeys(("portfolio", "key", "amount", "collect", "post", "trade"), 0)
+_FLOATS = ("amount", "notional")
+_FILL = dict.fromkeys(("portfolio", "key", "collect", "post", "trade", *_FLOATS), 0)
 _FILL |= dict.fromkeys(("end_date", "valuation_date"), NO_DATE)
 
 

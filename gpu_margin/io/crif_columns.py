@@ -14,6 +14,8 @@ KEY_COLUMNS = (
 )
 AMOUNTS = ("amount_usd", "amount")
 DATES = ("end_date", "valuation_date")
+# Of the trade, in rows of Schedule.
+NOTIONAL, NOTIONAL_CURRENCY = "notional", "notional_currency"
 REGULATIONS = ("collect_regulations", "post_regulations")
 COLUMNS = (
     *("portfolio_id", "trade_id"),
@@ -22,6 +24,7 @@ COLUMNS = (
     "amount_currency",
     *DATES,
     *REGULATIONS,
+    *(NOTIONAL, NOTIONAL_CURRENCY),
 )
 _REQUIRED = ("product_class", "risk_type")
 _PLAIN = {column.replace("_", ""): column for column in COLUMNS}

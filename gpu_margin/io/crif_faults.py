@@ -10,13 +10,15 @@ from gpu_margin.crif import Codes
 from gpu_margin.failures import SCHEMA, join_failures
 from gpu_margin.io import rules
 from gpu_margin.io.crif_batches import Batch
-from gpu_margin.io.crif_columns import AMOUNTS, COLUMNS, DATES
+from gpu_margin.io.crif_columns import AMOUNTS, COLUMNS, DATES, NOTIONAL, NOTIONAL_CURRENCY
 from gpu_margin.io.crif_keys import MONEY, MULTIPLIER, SCHEDULE
 from gpu_margin.io.rules import LARGEST, Rule
 from gpu_margin.io.tables import ROW
 
 # The currency of an amount, as rates have it.
 RATE_KEY = pl.col("amount_currency").str.strip_chars().str.to_uppercase().alias("currency")
+NOTIONAL_RATE_KEY = pl.col(NOTIONAL_CURRENCY).str.strip_chars().str.to_uppercase().alias("currency")
+_NUMBERS = (*AMOUNTS, NOTIONAL)
 
 _USD_GIVEN = pl.col("usd_given")
 _MONEY = pl.col("unit") == MONEY
@@ -29,9 +31,9 @@ def explain(batch: Batch, rows: Codes, meanings: pl.DataFrame, rates: pl.DataFra
     `meanings` has for each of them what its key means, `rates` the rates to USD.
     """
     frame = batch.frame[rows].with_columns(pl.Series(ROW, rows, pl.Int64) + (batch.before + 1))
-    texts = [column for column in COLUMNS if column not in (*AMOUNTS, *DATES)]
+    texts = [column for column in COLUMNS if column not in (*_NUMBERS, *DATES)]
     frame = rules.date_columns(
-        rules.number_columns(rules.text_columns(frame, texts), AMOUNTS), DATES
+        rules.number_columns(rules.text_columns(frame, texts), _NUMBERS), DATES
     )
     frame = pl.concat([frame, meanings], how="horizontal").filter(~_blank(frame, texts))
     steps: list[Sequence[Rule]] = []
@@ -40,7 +42,9 @@ def explain(batch: Batch, rows: Codes, meanings: pl.DataFrame, rates: pl.DataFra
     found = [rules.check(frame, batch.source, step) for step in steps]
     frame = rules.passing(frame, join_failures(found))
     found.append(_of_keys(frame, batch.source))
-    frame = frame.filter(pl.col("bad") == 0)
+    frame = frame.filter(pl.col("bad") == 0).with_columns(NOTIONAL_RATE_KEY)
+    told = rates.rename({"fx": "notional_fx"})
+    frame = frame.join(told, on="currency", how="left", maintain_order="left").drop("currency")
     found.append(rules.check(frame, batch.source, _schedule_rules(frame)))
     frame = rules.passing(frame, found[-1])
     frame = frame.with_columns(
@@ -51,7 +55,7 @@ def explain(batch: Batch, rows: Codes, meanings: pl.DataFrame, rates: pl.DataFra
 
 
 def _blank(frame: pl.DataFrame, texts: Sequence[str]) -> pl.Series:
-    nothing = [rules.left_out(frame, column) for column in (*AMOUNTS, *DATES)]
+    nothing = [rules.left_out(frame, column) for column in (*_NUMBERS, *DATES)]
     nothing += [pl.col(column).is_null() for column in texts]
     return frame.select(pl.all_horizontal(nothing)).to_series()
 
@@ -72,6 +76,20 @@ def _schedule_rules(frame: pl.DataFrame) -> list[Rule]:
         *rules.a_date(frame, "end_date", _SCHEDULE),
         *rules.a_date(frame, "valuation_date", _SCHEDULE),
         *rules.missing("end_date", pl.col("dated") == 1),
+        *_notional_rules(frame),
+    ]
+
+
+def _notional_rules(frame: pl.DataFrame) -> list[Rule]:
+    given = _SCHEDULE & ~rules.left_out(frame, NOTIONAL)
+    no_currency = "missing notional_currency: give it, or leave the notional out"
+    no_rate = "currency without a rate: add it to the fx table"
+    too_large = (pl.col(NOTIONAL) * pl.col("notional_fx")).abs() > LARGEST
+    return [
+        *_number(frame, NOTIONAL, given),
+        Rule(no_currency, NOTIONAL_CURRENCY, given & pl.col(NOTIONAL_CURRENCY).is_null()),
+        Rule(no_rate, NOTIONAL_CURRENCY, given & pl.col("notional_fx").is_null()),
+        Rule(f"notional is out of range: beyond {LARGEST:g} USD", NOTIONAL, given & too_large),
     ]
 
 

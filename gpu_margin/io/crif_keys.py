@@ -121,8 +121,8 @@ def _schedule(product: str, risk: str) -> Key:
     way_out = f"unknown product class of Schedule: write {', '.join(SCHEDULE_CLASSES)}"
     way_out = _missing(product, "product_class") or way_out
     place = _known(product, _SCHEDULES, "product_class", way_out)
-    dated = name == "Notional" and SCHEDULE_CLASSES[place] in ("Rates", "Credit")
     factor = (name, "", "", "", "")
+    dated = name == "Notional" and SCHEDULE_CLASSES[place] in ("Rates", "Credit")
     return Key(SCHEDULE, schedule_class=place, factor=factor, dated=dated)
 
 

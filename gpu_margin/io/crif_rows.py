@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from gpu_margin.crif import NO_DATE, Bools, Codes, Floats, Small
 from gpu_margin.failures import join_failures
 from gpu_margin.io import rules
 from gpu_margin.io.crif_batches import Batch
 from gpu_margin.io.crif_codes import Dictionary, distinct
-from gpu_margin.io.crif_columns import DATES, KEY_COLUMNS
-from gpu_margin.io.crif_faults import RATE_KEY, explain
+from gpu_margin.io.crif_columns import DATES, KEY_COLUMNS, NOTIONAL, NOTIONAL_CURRENCY
+from gpu_margin.io.crif_faults import NOTIONAL_RATE_KEY, RATE_KEY, explain
 from gpu_margin.io.crif_keys import MONEY, MULTIPLIER, SCHEDULE, Key, meaning
 from gpu_margin.io.rules import LARGEST
 from gpu_margin.io.tables import NO_TEXT, ROW
+
+Places = NDArray[np.integer[Any]]
 
 
 class Keys:
@@ -100,6 +104,7 @@ class Rows:
     trade: Codes | None
     end_date: Codes | None
     valuation_date: Codes | None
+    notional: Floats | None
     marked: Codes
     failures: pl.DataFrame
 
@@ -137,6 +142,7 @@ def encode(batch: Batch, known: Known) -> Rows:
         trade=_some(trade, good),
         end_date=_some(terms.end_date, good),
         valuation_date=_some(terms.valuation_date, good),
+        notional=None if terms.notional is None else terms.notional[good],
         marked=marked,
         failures=failures,
     )
@@ -212,6 +218,7 @@ class _Terms:
     trade: Codes | None = None
     end_date: Codes | None = None
     valuation_date: Codes | None = None
+    notional: Floats | None = None
 
 
 def _schedule(frame: pl.DataFrame, key: Codes, known: Known) -> _Terms:
@@ -230,7 +237,26 @@ def _schedule(frame: pl.DataFrame, key: Codes, known: Known) -> _Terms:
         bad[rows] |= wrong.to_series().to_numpy()
     bad[rows] |= (trade[rows] == 0) | (dated & (end[rows] == NO_DATE))
     bad[rows] |= _no_text(part["trade_id"], clean=False)
-    return _Terms(bad, trade, end, valuation)
+    notional = _notionals(frame, rows, known.rates)
+    if notional is not None:
+        bad |= ~(np.abs(notional) <= LARGEST)
+    return _Terms(bad, trade, end, valuation, notional)
+
+
+def _notionals(frame: pl.DataFrame, rows: Places, rates: pl.DataFrame) -> Floats | None:
+    """[row] of `rows` what they say of their trade in USD, 0 for nothing; NaN for no number."""
+    columns = _present(frame, [NOTIONAL, NOTIONAL_CURRENCY])
+    if NOTIONAL not in columns:
+        return None
+    part = rules.text_columns(frame.select(columns)[rows], [NOTIONAL_CURRENCY])
+    number, given = _numbers(part, NOTIONAL)
+    rate = part.select(NOTIONAL_RATE_KEY).join(
+        rates, on="currency", how="left", maintain_order="left"
+    )
+    found = np.zeros(len(frame))
+    with np.errstate(over="ignore", invalid="ignore"):
+        found[rows] = np.where(given, number * _floats(rate["fx"]), 0.0)
+    return found
 
 
 _BLANK = (0, NO_DATE, NO_DATE)

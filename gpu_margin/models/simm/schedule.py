@@ -6,7 +6,8 @@ ratio is the net replacement cost, max(sum of PV, 0), over the gross one, the su
 max(PV, 0); 1 where the latter is 0. PVs change sign for what we post.
 
 Notionals of a trade net where product class, end and valuation date are the same, its PVs always. A
-trade without a PV has replacement cost 0; one without a notional is left out, as a failure. Time
+trade without a PV has replacement cost 0. One without Notional rows has the notional that its PV
+rows say it has (the largest, where they differ); one without any is left out, as a failure. Time
 runs from the valuation date, and an end on the day itself of a band's years later is still inside.
 
 Source: BCBS-IOSCO d499, Appendix A and requirement 3; the vectors fix the details.
@@ -14,7 +15,7 @@ Source: BCBS-IOSCO d499, Appendix A and requirement 3; the vectors fix the detai
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.resources import files
 from typing import Annotated
@@ -101,6 +102,7 @@ class _Rows:
     end: Codes
     start: Codes
     amount: Floats
+    notional: Floats
 
     def of(self, chosen: Ints) -> _Rows:
         """[of chosen] these rows."""
@@ -132,8 +134,8 @@ def schedule_margin(
     row, calculation = _entries(calculations, own, fit)
     whole, bad_trades = _with_notional(crif, rows.of(row), calculation)
     row, calculation = row[whole], calculation[whole]
-    notional, pv = rows.kind[row] == NOTIONAL, rows.kind[row] == PV
-    gross = _gross(rows.of(row[notional]), calculation[notional], table, count)
+    pv = rows.kind[row] == PV
+    gross = _gross(*_notionals(rows.of(row), calculation, len(crif.trades)), table, count)
     ratio = _net_to_gross(rows.of(row[pv]), calculation[pv], count)
     total = _added(gross)[:, None]
     margin = table.gross_share * total + table.net_share * (ratio * total)
@@ -163,13 +165,16 @@ def _rows(crif: Crif, own: Ints, valuation_date: int) -> _Rows:
         end=crif.end_date[own],
         start=np.where(start == NO_DATE, np.int32(valuation_date), start),
         amount=crif.amount[own],
+        notional=crif.notional[own],
     )
 
 
 def _fit(crif: Crif, rows: _Rows, table: ScheduleTable) -> tuple[Bools, Problems]:
     """[row] whether it lacks nothing, nor does another of its trade; and what is lacking."""
     banded = np.array([len(bands) > 1 for bands in table.rates.values()])[rows.place]
-    notional = rows.kind == NOTIONAL
+    trade = rows.portfolio.astype(np.int64) * len(crif.trades) + rows.trade
+    says = (rows.notional != 0.0) & ~np.isin(trade, trade[rows.kind == NOTIONAL])
+    notional = (rows.kind == NOTIONAL) | says
     lacks = np.select(
         [
             rows.kind == NEITHER,
@@ -181,7 +186,6 @@ def _fit(crif: Crif, rows: _Rows, table: ScheduleTable) -> tuple[Bools, Problems
         range(_FINE),
         _FINE,
     )
-    trade = rows.portfolio.astype(np.int64) * len(crif.trades) + rows.trade
     spoilt = np.isin(trade, trade[(lacks >= _NO_CLASS) & (lacks < _FINE)])
     bad = np.flatnonzero(lacks < _FINE)
     risk_type = crif.factors["risk_type"].gather(pl.Series(rows.factor[bad]))
@@ -211,10 +215,24 @@ def _entries(calculations: Calculations, own: Ints, fit: Bools) -> tuple[Ints, C
 def _with_notional(crif: Crif, rows: _Rows, calculation: Codes) -> tuple[Bools, Problems]:
     """[row] whether its trade has a notional in the calculation; and the trades that have none."""
     trade = calculation.astype(np.int64) * len(crif.trades) + rows.trade
-    whole = np.isin(trade, trade[rows.kind == NOTIONAL])
+    whole = np.isin(trade, trade[(rows.kind == NOTIONAL) | (rows.notional != 0.0)])
     reason = "missing Notional: the trade has only PV rows, at least under one regulation"
     lost = _trade_names(crif, rows.trade[~whole])
     return whole, problems(crif, rows.portfolio[~whole], reason, "amount", lost)
+
+
+def _notionals(rows: _Rows, calculation: Codes, trades: int) -> tuple[_Rows, Codes]:
+    """[row] the Notional rows, and of trades without any the notional that their rows say."""
+    trade = calculation.astype(np.int64) * trades + rows.trade
+    own = rows.kind == NOTIONAL
+    others = np.flatnonzero(~np.isin(trade, trade[own]) & (rows.notional != 0.0))
+    size = np.abs(rows.notional[others])
+    keys = (rows.start[others], rows.end[others], rows.place[others], -size, trade[others])
+    others = others[np.lexsort(keys)]
+    first = others[runs(trade[others]).first]
+    chosen = np.concatenate([np.flatnonzero(own), first])
+    amount = np.concatenate([rows.amount[own], rows.notional[first]])
+    return replace(rows.of(chosen), amount=amount), calculation[chosen]
 
 
 def _gross(rows: _Rows, calculation: Codes, table: ScheduleTable, count: int) -> Floats:
