@@ -55,7 +55,7 @@ def ragged(values: Ints, start: Ints, stop: Ints) -> tuple[Ints, Ints]:
 
 def of_rows(
     crif: Crif,
-    rows: Ints,
+    rows: Ints | slice,
     portfolio: NDArray[np.integer[Any]],
     portfolios: pl.Series,
     incomplete: Bools,
@@ -91,8 +91,11 @@ def pieces(crif: Crif, most: int) -> Iterator[Crif]:
         yield replace(crif, failures=failure_table())
         return
     grouped = by_portfolio(crif)
+    # Where rows stand in order of portfolio nothing has to be copied.
+    ordered = not (crif.portfolio[1:] < crif.portfolio[:-1]).any()
     for first, last in stretches(np.diff(grouped.offsets), most):
-        rows = grouped.rows[grouped.offsets[first] : grouped.offsets[last]]
+        place = slice(int(grouped.offsets[first]), int(grouped.offsets[last]))
+        rows = place if ordered else grouped.rows[place]
         own = slice(first, last)
         yield of_rows(
             crif,
