@@ -30,7 +30,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _log = logging.getLogger("gpu_margin.server")
 _PUBLIC = frozenset({"/", "/health", "/ready", "/favicon.ico"})
-_SHED_SECONDS = 0.25
+_SHED_SECONDS = 1.0
 _FOR_BROWSERS = frozenset({"/docs", "/openapi.json", "/metrics"})
 _REQUEST_ID = b"x-request-id"
 _LONGEST_PATH = 512
