@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from gpu_margin import backend as backends
 from gpu_margin.backend import Backend
-from gpu_margin.failures import BackendUnavailable
+from gpu_margin.failures import BackendUnavailable, GpuMarginError
+
+Answer = TypeVar("Answer")
 
 # Where a run goes on when its last device fails, in this order.
 _REFUGES = ("numba", "numpy")
@@ -22,6 +26,21 @@ class Device:
 
     def __post_init__(self) -> None:
         self.shards = list(self.backend.shards())
+
+    def done(self, stage: str, work: Callable[[Backend], Answer]) -> Answer:
+        """What `work` says on the first device; one that fails is given up for the next.
+
+        Errors of our own are no fault of a device and are raised.
+        """
+        while True:
+            shard = self.shards[0]
+            try:
+                with shard.lane():
+                    return work(shard)
+            except GpuMarginError:
+                raise
+            except Exception as error:
+                self.give_up(shard, stage, error)
 
     def give_up(self, shard: Backend, stage: str, error: Exception) -> None:
         """Go on without a device: on the others, or where it was the last on the next backend.

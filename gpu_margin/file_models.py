@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from gpu_margin import models
+from gpu_margin.backend import Backend
 from gpu_margin.devices import Device
-from gpu_margin.failures import GpuMarginError
 from gpu_margin.file_tables import joined
 from gpu_margin.loading import FileModel
 from gpu_margin.models import FileInputs
 from gpu_margin.result import FileMargin
-from gpu_margin.tiling import Clock, Interrupted, Progress, stage_of
+from gpu_margin.tiling import Clock, Progress
 
 
 def file_margins(
@@ -26,27 +27,16 @@ def file_margins(
 
 def _margin(one: FileModel, device: Device, report: Progress, clock: Clock) -> FileMargin:
     stage, count, done = f"margin {one.model.name}", len(one.inputs.accounts), 0
+    rulebook = models.on_files(one.model.kind)
+
+    def margined(piece: FileInputs, shard: Backend) -> FileMargin:
+        return rulebook.margin(one.model.parameters, piece, one.rate, shard)
+
     parts = []
     report(stage, 0, count)
     for piece in one.inputs.pieces():
-        parts.append(_piece(one, piece, device, stage, clock))
+        with clock.timed(stage):
+            parts.append(device.done(stage, partial(margined, piece)))
         done += len(piece.accounts)
         report(stage, done, count)
     return joined(parts)
-
-
-def _piece(
-    one: FileModel, piece: FileInputs, device: Device, stage: str, clock: Clock
-) -> FileMargin:
-    rulebook = models.on_files(one.model.kind)
-    while True:
-        shard = device.shards[0]
-        try:
-            with shard.lane(), stage_of(stage, clock):
-                return rulebook.margin(one.model.parameters, piece, one.rate, shard)
-        except GpuMarginError:
-            raise
-        except Interrupted as broken:
-            device.give_up(shard, broken.stage, broken.error)
-        except Exception as error:  # the device would not even start, or end
-            device.give_up(shard, stage, error)

@@ -29,7 +29,7 @@ def with_files(
     margins = [_margins(*one, currency, tables.margins.schema) for one in each]
     sets = [part.with_columns(own_set).select(tables.sets.columns) for part in margins]
     lost = failure_table(failure for one in each for failure in _overflows(*one))
-    further = [margin.failures for margin in found.values()]
+    further = [_of_model(model, margin.failures) for model, margin in found.items()]
     return replace(
         tables,
         margins=_ordered([tables.margins, *margins], ["account_id"], models),
@@ -118,6 +118,12 @@ def _amounts(model: str, margin: FileMargin, level: str, name: str, amount: Floa
     return pl.DataFrame(
         {"account_id": margin.accounts.rename("account_id"), name: amount}
     ).with_columns(pl.lit(model).alias("model"), pl.lit(level).alias("level"))
+
+
+def _of_model(model: str, failures: pl.DataFrame) -> pl.DataFrame:
+    """Failures that a rulebook found with its margin, in the name of the model."""
+    said = pl.concat_str(pl.lit(f"{model}: "), "reason").alias("reason")
+    return failures.with_columns(said)
 
 
 def _overflows(model: str, margin: FileMargin, good: Bools) -> list[Failure]:

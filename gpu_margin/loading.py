@@ -232,7 +232,7 @@ def _on_files(rulebooks: list[Model], rates: pl.DataFrame, currency: str) -> tup
                     f"inputs.fx with a row {rulebook.CURRENCY}, its price in {currency}"
                 )
             names = (getattr(model.parameters, name) for name in rulebook.FILES)
-            key = (model.kind, *names)
+            key = (rulebook.load, *names)  # rulebooks of one kind of file share how it is read
             if key not in read:
                 read[key] = rulebook.load(model.parameters)
         except ConfigError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from gpu_margin.crif import MODELS, Bools, Crif
 from gpu_margin.crif_parts import pieces
 from gpu_margin.devices import Device
-from gpu_margin.failures import GpuMarginError, join_failures
+from gpu_margin.failures import join_failures
 from gpu_margin.models.simm.calculation import Parameters, SimmResult, calculate
 from gpu_margin.models.simm.kinds import SIDES
 from gpu_margin.tiling import Progress
@@ -55,7 +56,7 @@ def results_of(
     done = 0
     report(stage, 0, count)
     for part in parts:
-        yield _result(part, parameters, device, stage, traced)
+        yield device.done(stage, partial(calculate, part, parameters, traced=traced))
         done += len(part.portfolios)
         report(stage, done, count)
 
@@ -77,18 +78,3 @@ def figures(parts: Iterable[SimmResult]) -> Figures:
         complete.append(~part.incomplete)
         failures.append(part.failures)
     return Figures(np.concatenate(margin), np.concatenate(complete), join_failures(failures))
-
-
-def _result(
-    part: Crif, parameters: Parameters, device: Device, stage: str, traced: bool
-) -> SimmResult:
-    """A device that fails is given up, and the part done on the next."""
-    while True:
-        shard = device.shards[0]
-        try:
-            with shard.lane():
-                return calculate(part, parameters, shard, traced=traced)
-        except GpuMarginError:
-            raise
-        except Exception as error:
-            device.give_up(shard, stage, error)

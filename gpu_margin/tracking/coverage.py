@@ -186,8 +186,10 @@ class Coverage:
         if self._wide is not None:
             wide = self._prepare_wide(loaded)
         self._prepared, self._wide = prepared, wide
-        # What the model calls its measure.
-        self.component = next(iter(prepared.require(_NO_POSITIONS).components))
+        # What the model calls its measure, where it has one only.
+        parts = prepared.require(_NO_POSITIONS).components
+        names = [name for name in parts if name != "offset_cap"]
+        self.component = names[0] if len(names) == 1 else "requirement"
 
     def _laid(self, unit: ScenarioVectors, spare: Any) -> Vectors:
         """The vectors of all sets."""
