@@ -1,9 +1,10 @@
 """gpu-margin: portfolio margin of whole exchanges, on GPUs and CPUs.
 
-`run(config)` does a whole recalculation, `simm(crif)` computes ISDA SIMM; see the README for a few
-lines that use them.
+`run(config)` does a whole recalculation, `simm(crif)` computes ISDA SIMM, `crypto(rulebook, feeds,
+positions)` the portfolio margin of a crypto venue; see the README for a few lines that use them.
 """
 
+from gpu_margin.crypto_run import CryptoRun, crypto
 from gpu_margin.engine import run
 from gpu_margin.failures import (
     BackendUnavailable,
@@ -19,11 +20,13 @@ from gpu_margin.simm_run import SimmRun, simm
 __all__ = [
     "BackendUnavailable",
     "ConfigError",
+    "CryptoRun",
     "Failure",
     "GpuMarginError",
     "InputError",
     "Run",
     "SimmRun",
+    "crypto",
     "run",
     "save",
     "simm",

@@ -12,6 +12,7 @@ from gpu_margin import (
     audit_cli,
     calibrate_cli,
     console,
+    crypto_cli,
     cure_cli,
     engine,
     export_cli,
@@ -57,6 +58,7 @@ app.add_typer(calibrate_cli.app)
 app.command()(whatif_cli.whatif)
 app.command()(cure_cli.cure)
 app.command()(simm_cli.simm)
+app.add_typer(crypto_cli.crypto_app)
 app.command()(export_cli.export_state)
 app.command()(serve_cli.serve)
 app.add_typer(keys_cli.keys_app)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from gpu_margin.result import Run
 from gpu_margin.tiling import Progress as Report
 
 _SHOWN = 50
+_KINDS = 10
 
 
 def say(text: str) -> None:
@@ -117,6 +118,39 @@ def show_failures(failures: pl.DataFrame) -> None:
         place = "" if row["row"] is None else f"row {row['row']}, "
         example = f"{place}{row['field'] or 'line'} = {row['value']!r}"
         say(f"  {row['len']:>9,}  {row['source']}: {row['reason']} (first: {example})")
+
+
+def show_failure_kinds(failures: pl.DataFrame) -> None:
+    """The most frequent kinds of failure wherever they are, each with its first example."""
+    if failures.is_empty():
+        return
+    say(f"Failed rows: {len(failures):,}")
+    example = pl.col("source", "row", "field", "value").first()
+    kinds = failures.group_by("reason", maintain_order=True).agg(pl.len(), example)
+    kinds = kinds.sort("len", descending=True, maintain_order=True)
+    for row in kinds.head(_KINDS).iter_rows(named=True):
+        place = row["source"] if row["row"] is None else f"{row['source']}, row {row['row']}"
+        what = f"{row['field'] or 'line'} = {row['value']!r}"
+        say(f"  {row['len']:>9,}  {row['reason']} (first: {place}, {what})")
+    if len(kinds) > _KINDS:
+        say(f"{len(kinds) - _KINDS:,} more kinds of failure; --out or --json has all")
+
+
+def show_frame(
+    title: str,
+    frame: pl.DataFrame,
+    heading: Callable[[str], str],
+    cell: Callable[[str, Any], str],
+) -> None:
+    """A table under its title; `heading` of a column, `cell` of a column and a value."""
+    say(title)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name, kind in frame.schema.items():
+        right = kind.is_numeric()
+        table.add_column(heading(name), justify="right" if right else "left", no_wrap=True)
+    for row in frame.iter_rows(named=True):
+        table.add_row(*(cell(name, value) for name, value in row.items()))
+    _print(table)
 
 
 def show_devices(found: Sequence[Mapping[str, Any]]) -> None:

@@ -8,11 +8,12 @@ i is the same whether the exchange has a hundred accounts or a million.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
-from gpu_margin import demo_crif
+from gpu_margin import demo_crif, demo_crypto
 from gpu_margin.demo_books import draw_positions
 from gpu_margin.demo_collateral import draw_around
 from gpu_margin.demo_market import list_instruments, load_history
@@ -95,14 +96,12 @@ def build(accounts: int = 10_000, seed: int = 7) -> DemoTables:
 
 
 def write(tables: DemoTables, folder: Path) -> Path:
-    """Write the tables, config.toml, trades to try and CRIFs; returns the config's path."""
+    """Write the tables, config.toml, trades to try, CRIFs, a crypto venue; returns config.toml."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in vars(tables).items():
         write_atomically(folder / f"{name}.parquet", table.write_parquet)
     for name, rows in (("crif", demo_crif.crif()), ("crif_new", demo_crif.ideas())):
         write_atomically(folder / f"{name}.csv", rows.write_csv)
-    trades = folder / "trades.csv"
-    write_atomically(trades, lambda path: path.write_text(TRADES, encoding="utf-8"))
-    config = folder / "config.toml"
-    write_atomically(config, lambda path: path.write_text(CONFIG, encoding="utf-8"))
-    return config
+    for name, text in {"trades.csv": TRADES, **demo_crypto.files(), "config.toml": CONFIG}.items():
+        write_atomically(folder / name, partial(Path.write_text, data=text, encoding="utf-8"))
+    return folder / "config.toml"

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from gpu_margin.report_contributors import contributors
+from gpu_margin.report_crypto import crypto, crypto_cards
 from gpu_margin.report_netting import pairs_of_groups, venues
 from gpu_margin.report_page import (
     amounts,
@@ -68,7 +69,7 @@ def render(run: Run) -> str:
 
 def _sections(view: View) -> Sequence[Section]:
     """Without a model on positions, those that are not of positions."""
-    only_files = not view.models and view.run.simm is not None
+    only_files = not view.models and bool(part_of(view.run.manifest, "on_files"))
     return (*(() if only_files else _OF_POSITIONS), *_OF_ALL)
 
 
@@ -84,7 +85,8 @@ def _header(view: View) -> str:
         "version": manifest.get("gpu_margin", "-"),
         **{name: f"{count:,}" for name, count in counts.items() if isinstance(count, int)},
     }
-    cards = "".join(_card(view, model) for model in view.models) + simm_cards(view)
+    cards = "".join(_card(view, model) for model in view.models)
+    cards += simm_cards(view) + crypto_cards(view)
     lost = "".join(
         note(
             f"Backend {one['name']} failed in {one['stage']} ({one['error']}); "
@@ -360,6 +362,13 @@ _OF_ALL: tuple[Section, ...] = (
         "Portfolios with a bad row are incomplete and stand apart in the totals. SIMM is ISDA's; "
         "commercial use needs its licence.",
         simm,
+    ),
+    (
+        "Margin on crypto venues",
+        "Portfolio margin of netting sets (subaccounts) by the venues' rulebooks. A margin value "
+        "is mark-to-market and cash less the requirement; where that at maintenance margin is "
+        "negative a set may be liquidated.",
+        crypto,
     ),
     ("What failed", "What could not be used, and why. The rest was computed.", _what_failed),
 )

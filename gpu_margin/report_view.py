@@ -22,7 +22,8 @@ _COLOURS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#d55e00", "#000000")
 
 @dataclass(frozen=True)
 class View:
-    """What every section reads: `accounts` are the rows of margins at level initial.
+    """What every section reads: `accounts` are the rows of margins at level initial of models on
+    positions; models on files have sections of their own.
 
     `totals` has two rows per model: of its complete accounts, and apart from them of the rest.
     """
@@ -49,7 +50,9 @@ class View:
 
 def view_of(run: Run) -> View:
     """The run as the sections read it, its models in the order of the configuration."""
-    accounts = run.margins.filter(pl.col("level") == "initial")
+    on_files = list(part_of(run.manifest, "on_files"))
+    ours = (pl.col("level") == "initial") & ~pl.col("model").is_in(on_files)
+    accounts = run.margins.filter(ours)
     present = accounts["model"].unique(maintain_order=True).to_list()
     config = part_of(run.manifest, "config")
     models = tuple(sorted(present, key=[*part_of(config, "models"), *present].index))

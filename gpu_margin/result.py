@@ -121,7 +121,9 @@ class Run:
 
     Accounts of a model on files have levels of its own (SIMM: call and post) and, in `margins` and
     `sets`, null between requirement and complete. With a SIMM model, `simm` (model, portfolio_id,
-    side, regulation, product_class, risk_class, margin_type, bucket, initial_margin).
+    side, regulation, product_class, risk_class, margin_type, bucket, initial_margin). With a model
+    of a crypto venue, `crypto` (model, account_id, netting_set, market, level, requirement,
+    mark_to_market, cash, margin_value, worst_scenario).
     """
 
     margins: pl.DataFrame
@@ -137,6 +139,7 @@ class Run:
     owners: pl.DataFrame | None = None
     group_pairs: pl.DataFrame | None = None
     simm: pl.DataFrame | None = None
+    crypto: pl.DataFrame | None = None
 
 
 def join_figures(parts: list[Figures]) -> Figures:

@@ -6,10 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from gpu_margin import console
 from gpu_margin.crif import PRODUCT_CLASSES
@@ -31,7 +28,7 @@ _Level = tuple[str, str, str]
 def show(run: SimmRun) -> None:
     """Totals or, of one portfolio, its levels; then what was asked for; then what failed."""
     if run.totals.is_empty():
-        _show_failures(run.failures)
+        console.show_failure_kinds(run.failures)
         return
     title = f"SIMM {run.version}, {run.horizon}, {run.currency}"
     if run.totals["portfolio_id"].n_unique() == 1:
@@ -44,7 +41,7 @@ def show(run: SimmRun) -> None:
         _show_comparison(run.comparison)
     if run.contributions is not None and run.trade_contributions is not None:
         _show_contributions(run.contributions, run.trade_contributions)
-    _show_failures(run.failures)
+    console.show_failure_kinds(run.failures)
 
 
 def _show_totals(run: SimmRun, title: str) -> None:
@@ -145,22 +142,6 @@ def _show_contributions(factors: pl.DataFrame, trades: pl.DataFrame) -> None:
         _top(f"Contributions of {title}", ranked, _FEW)
 
 
-def _show_failures(failures: pl.DataFrame) -> None:
-    """The most frequent kinds of failure, each with its first example."""
-    if failures.is_empty():
-        return
-    console.say(f"Failed rows: {len(failures):,}")
-    example = pl.col("source", "row", "field", "value").first()
-    kinds = failures.group_by("reason", maintain_order=True).agg(pl.len(), example)
-    kinds = kinds.sort("len", descending=True, maintain_order=True)
-    for row in kinds.head(_FEW).iter_rows(named=True):
-        place = row["source"] if row["row"] is None else f"{row['source']}, row {row['row']}"
-        what = f"{row['field'] or 'line'} = {row['value']!r}"
-        console.say(f"  {row['len']:>9,}  {row['reason']} (first: {place}, {what})")
-    if len(kinds) > _FEW:
-        console.say(f"{len(kinds) - _FEW:,} more kinds of failure; --out or --json has all")
-
-
 def _top(title: str, table: pl.DataFrame, most: int) -> None:
     """The first rows, and how many more there are."""
     blank = [n for n, kind in table.schema.items() if kind == pl.String and (table[n] == "").all()]
@@ -176,17 +157,7 @@ def _by_side(table: pl.DataFrame, keys: list[str], figure: str) -> pl.DataFrame:
 
 
 def _print(title: str, frame: pl.DataFrame) -> None:
-    """A table as wide as it needs to be: a cut number is worse than a long line."""
-    console.say(title)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name, kind in frame.schema.items():
-        right = kind.is_numeric()
-        table.add_column(_heading(name), justify="right" if right else "left", no_wrap=True)
-    for row in frame.iter_rows(named=True):
-        table.add_row(*(_cell(name, value) for name, value in row.items()))
-    wide = Console()
-    needed = wide.measure(table, options=wide.options.update(max_width=1000)).maximum
-    Console(width=max(wide.width, needed)).print(table)
+    console.show_frame(title, frame, _heading, _cell)
 
 
 def _heading(name: str) -> str:

@@ -113,9 +113,11 @@ assert backend.load('numpy').__module__ == 'gpu_margin.cpu_fallback.numpy_backen
 run = gpu_margin.run(demo.write(demo.build(20), Path({str(tmp_path)!r})))
 print(len(run.margins), models.kinds(), backend.backend_names())
 """
-    assert python(code, tmp_path).strip() == (
-        "40 ['covariance', 'simm', 'simulation'] ['cupy', 'jax', 'numba', 'numpy']"
-    )
+    kinds = [
+        *("covariance", "deribit_pm", "derive_pm1", "derive_pm2", "derive_standard"),
+        *("joint", "okx_pm", "simm", "simulation"),
+    ]
+    assert python(code, tmp_path).strip() == f"40 {kinds} ['cupy', 'jax', 'numba', 'numpy']"
 
 
 # ---------------------------------------------------------------- docs
