@@ -43,12 +43,26 @@ def moved(market: CryptoMarket, underlying: int, factor: float) -> CryptoMarket:
     mine = instruments.underlying == underlying
     option = instruments.kind == OPTION
     price = np.where(mine & ~option, instruments.price * factor, instruments.price)
-    marked = mine & option & np.isfinite(instruments.price)
-    change = _value(instruments, expiries, marked) - _value(instruments, market.expiries, marked)
-    price[marked] = np.maximum(price[marked] + change, 0.0)
-    return replace(
-        market, spot=spot, expiries=expiries, instruments=replace(instruments, price=price)
-    )
+    after = replace(market, spot=spot, expiries=expiries)
+    return _marked(market, replace(after, instruments=replace(instruments, price=price)), mine)
+
+
+def shaken(market: CryptoMarket, factor: float) -> CryptoMarket:
+    """The market with all implied volatilities times `factor`; marks follow as in `moved`."""
+    instruments = market.instruments
+    after = replace(instruments, volatility=instruments.volatility * factor)
+    everything = np.ones(len(instruments), dtype=np.bool_)
+    return _marked(market, replace(market, instruments=after), everything)
+
+
+def _marked(before: CryptoMarket, after: CryptoMarket, chosen: Bools) -> CryptoMarket:
+    """The market after a move, the marks of chosen options changed as their Black-76 values."""
+    old, new = before.instruments, after.instruments
+    marked = chosen & (old.kind == OPTION) & np.isfinite(old.price)
+    change = _value(new, after.expiries, marked) - _value(old, before.expiries, marked)
+    price = new.price.copy()
+    price[marked] = np.maximum(old.price[marked] + change, 0.0)
+    return replace(after, instruments=replace(new, price=price))
 
 
 def _value(instruments: CryptoInstruments, expiries: Expiries, chosen: Bools) -> Floats:

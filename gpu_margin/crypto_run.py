@@ -11,11 +11,12 @@ from typing import Any
 
 import polars as pl
 
-from gpu_margin import crypto_liquidation, crypto_tables, crypto_whatif
+from gpu_margin import crypto_liquidation, crypto_study, crypto_tables, crypto_whatif
 from gpu_margin.backend import Backend
 from gpu_margin.crypto_batches import Opened, opened
 from gpu_margin.crypto_files import CURRENCY, Inputs
 from gpu_margin.crypto_liquidation import Liquidation
+from gpu_margin.crypto_study import Study
 from gpu_margin.crypto_whatif import WhatIfs
 from gpu_margin.failures import join_failures
 from gpu_margin.io.tables import Source
@@ -158,6 +159,32 @@ def liquidation(
             asked.work, asked.inputs, underlyings, auctions=auctions
         )
     found.manifest.update(_facts(asked, failures=len(found.failures)))
+    return found
+
+
+def study(
+    moves: Mapping[str, Mapping[str, Any]],
+    rulebook: str,
+    feeds: Feeds,
+    positions: Source | None = None,
+    balances: Source | None = None,
+    *,
+    table: str | None = None,
+    figures: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    backend: str | Backend = "auto",
+    progress: Progress | None = None,
+) -> Study:
+    """What all accounts would have, and would have to have, in other markets.
+
+    `moves` by name are such as {"prices": {"BTC": 0.8, "ETH": 0.75}, "volatility": 1.5}: factors on
+    the prices of underlyings (default 1) and on all implied volatilities. The rest is as in
+    `crypto`.
+    """
+    asked = _open(rulebook, feeds, positions, balances, table, figures, settings, backend, progress)
+    with asked.work.clock.timed("study"):
+        found = crypto_study.studied(asked.work, asked.inputs, moves)
+    found.manifest.update(_facts(asked, moves=len(moves), failures=len(found.failures)))
     return found
 
 
