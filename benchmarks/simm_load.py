@@ -210,8 +210,8 @@ def differing(table: pl.DataFrame, theirs: simm_ore.Figures) -> int:
 def growing(bench: Bench, sizes: Sequence[int]) -> None:
     """CPU time per portfolio in books of these sizes, the smallest first.
 
-    A table of all levels is new memory, a gigabyte for 100,000 portfolios, whose pages the kernel
-    has to find and clear: how long that takes is the machine's, and is told apart.
+    System time is told apart, and only the rest is held to `GROWTH`: a table of all levels is a
+    gigabyte of new memory for 100,000 portfolios, which is where that time was seen to go.
     """
     before: tuple[float, float] = (math.inf, math.inf)
     for portfolios in sorted(sizes):
