@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
+from pydantic import Field
 
+from gpu_margin import crypto_files
 from gpu_margin.crypto_book import Bools, CryptoBook, CryptoMargin, CryptoMarket, Floats, Ints
 from gpu_margin.crypto_rows import refuse_charges
 from gpu_margin.crypto_sets import Part, Refusals, combined, netted
 from gpu_margin.derive_grid import Grid, Sums
 from gpu_margin.derive_sets import place_sets
 from gpu_margin.portfolio import Rows, rows_at
+from gpu_margin.result import FileMargin
 
 _FIGURES = (
     *("worst_pnl", "basis_contingency", "option_value"),
@@ -21,6 +25,27 @@ _FIGURES = (
 )
 # Of an underlying's code and what its sets come to: components by level, value of coins [set].
 Requirement = Callable[[int, Sums], tuple[Mapping[str, Mapping[str, Floats]], Floats]]
+
+
+MarketFigures = TypeVar("MarketFigures")
+
+
+class MarketFiles(crypto_files.CryptoFiles):
+    """Settings of a portfolio margin whose figures go by market."""
+
+    table: str = Field(default="mainnet", description="version of the figures")
+    figures: dict[str, dict[str, Any]] = Field(
+        default={}, description="figures of single markets that replace those of the table"
+    )
+
+
+def by_market(
+    name: str, parameters: MarketFiles, figures: type[MarketFigures]
+) -> dict[str, MarketFigures]:
+    """The figures of the table `name` with what the parameters replace of them, by market."""
+    table = crypto_files.versioned("derive", name, parameters.table)["markets"]
+    merged = crypto_files.with_overrides(table, parameters.figures)
+    return {market: figures(**own) for market, own in merged.items()}
 
 
 @dataclass(frozen=True)
@@ -52,6 +77,14 @@ class Prepared:
                 parts.append(self._part(code, sets, grid.sums(own, pnl), book.unrealised[sets]))
             names = [name for part in parts for name in part.scenarios]
             return combined(refusals, parts, self.components, _FIGURES, names, pnl)
+
+    def of_files(
+        self, parameters: MarketFiles, inputs: crypto_files.Inputs, rate: float, rulebook: str
+    ) -> FileMargin:
+        """Margin of all accounts, at `rate` for one USD; `rulebook` is its name for people."""
+        facts = {"rulebook": rulebook, **parameters.model_dump(include={"table", "figures"})}
+        found, markets = self.margin(inputs.book), self.markets(inputs.book)
+        return crypto_files.file_margin(inputs, found, rate, facts, markets)
 
     def markets(self, book: CryptoBook) -> pl.Series:
         """[set] name of the underlying that it is margined in, "" where there is none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pytest
+import vectors_case
 
 from gpu_margin.crypto_book import (
     COIN,
@@ -26,19 +25,12 @@ from gpu_margin.crypto_book import (
 )
 from gpu_margin.portfolio import Portfolio, Rows
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 DAY = 86_400.0
 
 
 def folder() -> Path:
-    """The folder of vectors; an error in CI where there is none, elsewhere a skip that says so."""
-    told = os.environ.get("GPU_MARGIN_VECTORS")
-    found = (Path(told) if told else REPOSITORY.parent / "shared" / "vectors") / "deribit"
-    if not found.is_dir():
-        reason = f"no Deribit vectors in {found}: set GPU_MARGIN_VECTORS"
-        assert not os.environ.get("CI"), reason
-        pytest.skip(reason, allow_module_level=True)
-    return found
+    """The folder of the venue's vectors; absent as `vectors_case.folder` says."""
+    return vectors_case.folder("deribit")
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pytest
+import vectors_case
 
 from gpu_margin.crypto_book import (
     COIN,
@@ -26,18 +25,10 @@ from gpu_margin.crypto_book import (
 from gpu_margin.crypto_shocks import averaged
 from gpu_margin.portfolio import Portfolio, Rows
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-
 
 def folder() -> Path:
-    """The folder of vectors; an error in CI where there is none, elsewhere a skip that says so."""
-    told = os.environ.get("GPU_MARGIN_VECTORS")
-    found = (Path(told) if told else REPOSITORY.parent / "shared" / "vectors") / "derive"
-    if not found.is_dir():
-        reason = f"no Derive vectors in {found}: set GPU_MARGIN_VECTORS"
-        assert not os.environ.get("CI"), reason
-        pytest.skip(reason, allow_module_level=True)
-    return found
+    """The folder of the venue's vectors; absent as `vectors_case.folder` says."""
+    return vectors_case.folder("derive")
 
 
 @dataclass(frozen=True)
@@ -338,8 +329,9 @@ _PM1 = {
 
 @cache
 def pm1_cases() -> dict[str, Case]:
-    """The fixtures of PMRM v1 by name."""
-    found = json.loads((folder() / "pm1_cases.json").read_text())
+    """The fixtures of PMRM v1 by name, of all files that hold any."""
+    files = sorted(folder().glob("pm1*.json"))
+    found = [one for file in files for one in json.loads(file.read_text())]
     return {one["name"]: _pm1_case(one) for one in found}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from standard_case import VECTORS, Held, Venue, cases
+from standard_case import Held, Venue, cases
+from vectors_case import vectors
 
 DAY = 86_400.0
 
@@ -49,7 +50,7 @@ class Builder:
 
 ANSWERS = {
     path.stem: answer
-    for path in sorted((VECTORS / "okx").glob("*.json"))
+    for path in sorted((vectors() / "okx").glob("*.json"))
     if "riskUnits" in (answer := cases("okx", path.name))
 }
 

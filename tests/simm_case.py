@@ -13,24 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import vectors_case
 
 Row = dict[str, str]
 """A CRIF row as it is written: column -> text."""
 Level = tuple[str, str, str]
 """(product class, risk class, margin type)."""
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-
 
 def vectors() -> Path:
-    """The folder of vectors; an error in CI where there is none, elsewhere a skip that says so."""
-    told = os.environ.get("GPU_MARGIN_VECTORS")
-    folder = Path(told) if told else REPOSITORY.parent / "shared" / "vectors"
-    if not (folder / "simm").is_dir():
-        reason = f"no SIMM vectors in {folder}: set GPU_MARGIN_VECTORS"
-        assert not os.environ.get("CI"), reason
-        pytest.skip(reason, allow_module_level=True)
-    return folder
+    """The folder of vectors; an error in CI where SIMM's are not in it, elsewhere a skip."""
+    return vectors_case.folder("simm").parent
 
 
 def parameters() -> Path:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from vectors_case import vectors
 
 from gpu_margin.crypto_book import (
     KINDS,
@@ -21,8 +20,6 @@ from gpu_margin.crypto_book import (
 )
 from gpu_margin.models import derive_standard
 from gpu_margin.portfolio import Portfolio, Rows
-
-VECTORS = Path(os.environ.get("GPU_MARGIN_VECTORS", Path(__file__).parents[2] / "shared/vectors"))
 
 
 @dataclass
@@ -149,9 +146,7 @@ def book(market: CryptoMarket, sets: Sequence[Held]) -> CryptoBook:
 def cases(folder: str, pattern: str) -> dict[str, Any]:
     """What the files of a folder of vectors hold, by name; empty without the vectors."""
     found: dict[str, Any] = {}
-    there = VECTORS.is_dir() or not os.environ.get("CI")
-    assert there, f"no vectors in {VECTORS}: set GPU_MARGIN_VECTORS"
-    for path in sorted((VECTORS / folder).glob(pattern)):
+    for path in sorted((vectors() / folder).glob(pattern)):
         held = json.loads(path.read_text(encoding="utf-8"))
         named = {one["name"]: one for one in held} if isinstance(held, list) else held
         found.update(named)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import crypto_oracle
@@ -13,18 +11,16 @@ import crypto_oracle_deribit
 import crypto_oracle_older
 import crypto_oracle_vectors as vectors
 import pytest
+import vectors_case
 
 Dict = dict[str, Any]
 
-FOLDER = Path(
-    os.environ.get("GPU_MARGIN_VECTORS") or Path(__file__).parents[2] / "shared" / "vectors"
-)
 # Its skew scenario moves the spot price, which the rulebook forbids.
 FORBIDDEN = "misc_skew_scenario_with_spot_move"
 
 
 def _cases(reader: Any, *place: str) -> dict[str, Dict]:
-    path = FOLDER.joinpath(*place)
+    path = vectors_case.vectors().joinpath(*place)
     found: dict[str, Dict] = reader(path) if path.exists() else {}
     return found
 
@@ -45,9 +41,7 @@ def cases(rulebook: str) -> dict[str, Dict]:
 def each(rulebook: str) -> Any:
     """One test per case; a named skip where there are none."""
     names = [pytest.param(name, id=f"{rulebook}-{name}") for name in sorted(cases(rulebook))]
-    assert names or not os.environ.get("CI"), f"no cases in {FOLDER}: set GPU_MARGIN_VECTORS"
-    absent = pytest.mark.skip(reason=f"no {rulebook} cases: set GPU_MARGIN_VECTORS")
-    return pytest.mark.parametrize("name", names or [pytest.param("", marks=absent)])
+    return pytest.mark.parametrize("name", vectors_case.cases(rulebook, names))
 
 
 def is_close(ours: float, theirs: float, to: float = 1e-10) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import vectors_case
 from derive_case import Expiry, Held, book_of, market_of, pm1_cases
 from standard_case import cases
 
@@ -49,7 +50,9 @@ def whole(number: float) -> float:
     return number / 1e18
 
 
-@pytest.mark.parametrize("name", [f"derive_auction-{name}" for name in CASES])
+@pytest.mark.parametrize(
+    "name", vectors_case.cases("derive", [f"derive_auction-{name}" for name in CASES])
+)
 def test_case(name):
     case = CASES[name.removeprefix("derive_auction-")]
     reserved, left = 0.0, 1.0
@@ -149,7 +152,9 @@ def margin_values(given: Mapping[str, Any], passed: float = 0.0) -> tuple[float,
     return float(found.mark_to_market[0] + found.cash[0]), float(found.value(MAINTENANCE)[0])
 
 
-@pytest.mark.parametrize("name", [f"derive_auction-{name}-portfolio" for name in CASES])
+@pytest.mark.parametrize(
+    "name", vectors_case.cases("derive", [f"derive_auction-{name}-portfolio" for name in CASES])
+)
 def test_margin_values_of_case(name):
     """Each bid's margin values, by PMRM v1 from what the account holds then."""
     case = CASES[name.removeprefix("derive_auction-").removesuffix("-portfolio")]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import vectors_case
 from standard_case import STANDARD, Held, StandardCase, Venue, book, standard_case, standard_figures
 from strict_backend import BACKEND as STRICT
 
@@ -32,7 +33,9 @@ def bits(found: CryptoMargin) -> dict[str, bytes]:
     return {name: np.asarray(amount).tobytes() for name, amount in amounts.items()}
 
 
-@pytest.mark.parametrize("name", [f"derive_standard-{name}" for name in STANDARD])
+@pytest.mark.parametrize(
+    "name", vectors_case.cases("derive", [f"derive_standard-{name}" for name in STANDARD])
+)
 def test_case(name):
     case = STANDARD[name.removeprefix("derive_standard-")]
     found = margined(standard_case(case))

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import vectors_case
 from okx_case import ANSWERS, MONTH, OPEN, SHOCKS, WEEK, Builder, a_venue
 from standard_case import Held, Venue, book
 from strict_backend import BACKEND as STRICT
@@ -44,11 +45,17 @@ def close(value, expected):
 
 # ---------------------------------------------------------------- the venue's example
 
-UNITS = [(case, unit) for case, answer in ANSWERS.items() for unit in answer["riskUnits"]]
+UNITS = [
+    pytest.param((case, unit), id=f"okx_pm-{case}-{unit}")
+    for case, answer in ANSWERS.items()
+    for unit in answer["riskUnits"]
+]
+ACCOUNTS = [pytest.param(case, id=f"okx_pm-{case}-account") for case in ANSWERS]
 
 
-@pytest.mark.parametrize(("case", "unit"), UNITS, ids=[f"okx_pm-{c}-{u}" for c, u in UNITS])
-def test_unit_of_case(case, unit):
+@pytest.mark.parametrize("place", vectors_case.cases("okx", UNITS))
+def test_unit_of_case(place):
+    case, unit = place
     built = Builder(ANSWERS[case])
     expected = built.units[unit]
     market = built.venue.market()
@@ -70,7 +77,7 @@ def test_unit_of_case(case, unit):
     close(cell[f"{unit} spot {100 * extreme['spotShock']:+g}% extreme"], extreme["pnl"])
 
 
-@pytest.mark.parametrize("case", ANSWERS, ids=[f"okx_pm-{case}-account" for case in ANSWERS])
+@pytest.mark.parametrize("case", vectors_case.cases("okx", ACCOUNTS))
 def test_account_of_case(case):
     built = Builder(ANSWERS[case])
     expected, market = built.account, built.venue.market()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -32,7 +32,7 @@ from gpu_margin.derive_grid import (
     grid_of,
     options_of,
 )
-from gpu_margin.derive_margin import Prepared
+from gpu_margin.derive_margin import MarketFiles, Prepared, by_market
 from gpu_margin.derive_sets import Numbers, Unsure, unusable
 from gpu_margin.result import FileMargin
 
@@ -165,13 +165,8 @@ class Figures(Numbers):
         return distinct(one.name for one in self.ordered)
 
 
-class Parameters(crypto_files.CryptoFiles):
+class Parameters(MarketFiles):
     """Settings of a model of Derive's portfolio margin, PMRM 2."""
-
-    table: str = Field(default="mainnet", description="version of the figures")
-    figures: dict[str, dict[str, Any]] = Field(
-        default={}, description="figures of single markets that replace those of the table"
-    )
 
     @model_validator(mode="after")
     def _known(self) -> Parameters:
@@ -181,17 +176,13 @@ class Parameters(crypto_files.CryptoFiles):
 
 def figures(parameters: Parameters) -> dict[str, Figures]:
     """By market: the table's figures with what the parameters replace of them."""
-    table = crypto_files.versioned("derive", "pm2", parameters.table)["markets"]
-    merged = crypto_files.with_overrides(table, parameters.figures)
-    return {name: Figures(**own) for name, own in merged.items()}
+    return by_market("pm2", parameters, Figures)
 
 
 def margin(parameters: Parameters, inputs: Inputs, rate: float, backend: Backend) -> FileMargin:
     """Margin of all accounts, at `rate` for one USD."""
     prepared = prepare(figures(parameters), inputs.market, backend)
-    found = prepared.margin(inputs.book)
-    facts = {"rulebook": "Derive PMRM 2", **parameters.model_dump(include={"table", "figures"})}
-    return crypto_files.file_margin(inputs, found, rate, facts, prepared.markets(inputs.book))
+    return prepared.of_files(parameters, inputs, rate, "Derive PMRM 2")
 
 
 def prepare(figures: Mapping[str, Figures], market: CryptoMarket, backend: Backend) -> Prepared:
