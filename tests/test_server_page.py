@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from page_case import CALLED, COLLAR, EVIL, KEY, SUMMARY, TWO_SETS, FakeService,
 
 STATIC = Path(__file__).resolve().parents[1] / "gpu_margin" / "server" / "static"
 CHROMIUM = os.environ.get("GPU_MARGIN_CHROMIUM", "/usr/bin/chromium")
+# Seconds: a browser beside other work is slow, and only a failure waits this long.
+PATIENCE = 30
 WIDE, NARROW = {"width": 1360, "height": 900}, {"width": 390, "height": 800}
 
 
@@ -89,7 +92,7 @@ def seen(browser: Any) -> Iterator[Seen]:
     with running(raw) as url:
         context = browser.new_context(viewport=WIDE, locale="en-US")
         found = Seen(context.new_page(), raw, url)
-        found.page.set_default_timeout(10_000)
+        found.page.set_default_timeout(1000 * PATIENCE)
         found.watch()
         found.page.goto(url)
         found.page.locator("#live tr").nth(2).wait_for()
@@ -100,6 +103,14 @@ def seen(browser: Any) -> Iterator[Seen]:
 
 def text_of(seen: Seen, selector: str) -> str:
     return str(seen.page.locator(selector).inner_text())
+
+
+def shown(seen: Seen, selector: str, *texts: str) -> None:
+    """All of these texts stand there, or come to: a page is painted answer by answer."""
+    end = time.monotonic() + PATIENCE
+    while missed := [text for text in texts if text not in text_of(seen, selector)]:
+        assert time.monotonic() < end, (missed, text_of(seen, selector))
+        seen.page.wait_for_timeout(50)
 
 
 @pytest.fixture(scope="module")
@@ -118,18 +129,15 @@ def test_no_text_is_ever_parsed_as_markup() -> None:
 
 
 def test_the_book_and_the_servers_state_are_shown(seen: Seen) -> None:
-    assert "812,345,679" in text_of(seen, "#book") and "611 call" in text_of(seen, "#book")
-    state = text_of(seen, "#state")
-    assert "ready" in state and "numba" in state and "state 12" in state
+    shown(seen, "#book", "812,345,679", "611 call")
+    shown(seen, "#state", "ready", "numba", "state 12")
     assert seen.page.locator("#stale").is_hidden()
 
 
 def test_an_account_is_searched_and_its_waterfall_drawn(seen: Seen) -> None:
     seen.open(COLLAR)
     assert "#account=collar-000005" in seen.page.url
-    shown = text_of(seen, "#account")
-    for figure in ("20,003", "22,885", "2,882", "87.4%"):
-        assert figure in shown, figure
+    shown(seen, "#account", "20,003", "22,885", "2,882", "87.4%")
     chart = seen.page.get_by_role("img", name=re.compile("^From requirement to call"))
     assert chart.get_attribute("aria-label") == (
         "From requirement to call: Value at risk 20,003, Requirement 20,003, "
@@ -159,7 +167,7 @@ def test_what_is_netted_beyond_the_account_is_a_step(seen: Seen) -> None:
         "Value at risk 90,211, Netting beyond the account \N{MINUS SIGN}10,000, Requirement 80,211"
     )
     assert steps in said
-    assert f"{TWO_SETS}-b" in text_of(seen, "#account")
+    shown(seen, "#account", f"{TWO_SETS}-b")
 
 
 def test_the_other_model_is_chosen_by_keyboard(seen: Seen) -> None:
@@ -169,9 +177,7 @@ def test_the_other_model_is_chosen_by_keyboard(seen: Seen) -> None:
     chosen = seen.page.get_by_role("tab", name="historical")
     chosen.wait_for()
     assert chosen.get_attribute("aria-selected") == "true"
-    seen.page.locator("#account").get_by_text("17,770").first.wait_for()
-    shown = text_of(seen, "#account")
-    assert "crude oil" in shown and "WTI-P-2019-03-43" in shown
+    shown(seen, "#account", "17,770", "crude oil", "WTI-P-2019-03-43")
 
 
 def test_a_what_if_shows_before_and_after(seen: Seen) -> None:
@@ -251,7 +257,8 @@ def test_an_event_appears_live_and_leads_to_its_account(seen: Seen) -> None:
 def test_stale_marks_are_flagged(seen: Seen) -> None:
     seen.service.summary_is = {**SUMMARY, "stale_marks": True, "mark_age_seconds": 130.0}
     seen.page.get_by_role("alert").filter(has_text="Stale marks").wait_for()
-    assert "2 min" in text_of(seen, "#stale") and "stale marks" in text_of(seen, "#state")
+    shown(seen, "#stale", "2 min")
+    shown(seen, "#state", "stale marks")
 
 
 def test_a_failed_backend_is_flagged(seen: Seen) -> None:
@@ -307,7 +314,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_only(browser: Any) -> None:
     with running(raw) as url:
         context = browser.new_context(viewport=WIDE)
         seen = Seen(context.new_page(), raw, url)
-        seen.page.set_default_timeout(10_000)
+        seen.page.set_default_timeout(1000 * PATIENCE)
         seen.watch()
         seen.page.goto(url)
         for text, said in (("wrong", "no longer valid"), (KEY, "")):
@@ -332,6 +339,7 @@ def test_the_docs_show_every_route_and_try_one(browser: Any, kept: Path) -> None
         headers = {"Authorization": f"Bearer {KEY}"}
         context = browser.new_context(viewport=WIDE, extra_http_headers=headers)
         seen = Seen(context.new_page(), raw, url)
+        seen.page.set_default_timeout(1000 * PATIENCE)
         seen.watch()
         seen.page.goto(f"{url}/docs")
         seen.page.locator(".opblock").nth(16).wait_for()
