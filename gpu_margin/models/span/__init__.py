@@ -1,0 +1,1 @@
+"""SPAN: scan risk of risk arrays, spreads within and between combined commodities."""
