@@ -24,8 +24,9 @@ serve: $(INSTALLED) ## Serve the demo exchange on http://127.0.0.1:8080
 	test -e gpu-margin-demo/config.toml || $(BIN)/gpu-margin demo --out gpu-margin-demo
 	$(BIN)/gpu-margin serve gpu-margin-demo/config.toml
 
+# Two at a time, each file in one process: most of the time is spent waiting for servers.
 test: $(INSTALLED) ## Run the tests
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" --numprocesses=2 --dist=loadfile
 
 lint: $(INSTALLED) ## Check style and formatting
 	$(BIN)/ruff check .
