@@ -179,6 +179,7 @@ def _manifest(
         "lost_backends": device.lost,
         "config": config,
         "parameters_sha256": _parameters_hash(config),
+        **_unverified(loaded),
         "inputs": loaded.inputs,
         **({"on_files": _facts(loaded, on_files)} if on_files else {}),
         "counts": {
@@ -201,6 +202,13 @@ def _manifest(
             "cores": os.cpu_count(),
         },
     }
+
+
+def _unverified(loaded: Loaded) -> dict[str, dict[str, list[str]]]:
+    """By model, the figures in use that its rulebook says are not confirmed."""
+    said = {one.name: models.unverified(one.kind, one.parameters) for one in loaded.models}
+    found = {name: figures for name, figures in said.items() if figures}
+    return {"unverified": found} if found else {}
 
 
 def _facts(loaded: Loaded, on_files: Mapping[str, FileMargin]) -> dict[str, Any]:

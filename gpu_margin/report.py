@@ -31,6 +31,7 @@ from gpu_margin.report_page import (
 )
 from gpu_margin.report_simm import simm, simm_cards
 from gpu_margin.report_solvency import account_steps, called, calls
+from gpu_margin.report_span import span, span_cards
 from gpu_margin.report_view import (
     FIGURES,
     PARTS,
@@ -86,7 +87,7 @@ def _header(view: View) -> str:
         **{name: f"{count:,}" for name, count in counts.items() if isinstance(count, int)},
     }
     cards = "".join(_card(view, model) for model in view.models)
-    cards += simm_cards(view) + crypto_cards(view)
+    cards += simm_cards(view) + crypto_cards(view) + span_cards(view)
     lost = "".join(
         note(
             f"Backend {one['name']} failed in {one['stage']} ({one['error']}); "
@@ -94,8 +95,12 @@ def _header(view: View) -> str:
         )
         for one in manifest.get("lost_backends", [])
     )
+    unsure = "".join(
+        note(f"Not confirmed by a public text, of {model}: {'; '.join(figures)}.")
+        for model, figures in part_of(manifest, "unverified").items()
+    )
     return (
-        f"<header><h1>Initial margin</h1>{terms(facts)}{lost}</header>"
+        f"<header><h1>Initial margin</h1>{terms(facts)}{lost}{unsure}</header>"
         f'<div class="cards">{cards or note("No account has been computed.")}</div>'
     )
 
@@ -369,6 +374,12 @@ _OF_ALL: tuple[Section, ...] = (
         "is mark-to-market and cash less the requirement; where that at maintenance margin is "
         "negative a set may be liquidated.",
         crypto,
+    ),
+    (
+        "SPAN margin",
+        "By an exchange's risk parameter file: scan risk, charges and credits of spreads. Sums "
+        "over accounts, in margin currency; option values are netted in each account, not here.",
+        span,
     ),
     ("What failed", "What could not be used, and why. The rest was computed.", _what_failed),
 )

@@ -113,7 +113,8 @@ class FileRulebook(Protocol):
     """What a rulebook provides whose accounts come from files of its own.
 
     `FILES` are the parameters that name files (one, several, or None); `CURRENCY` is what its
-    amounts are in.
+    amounts are in, unless its parameters have a `currency` of their own. It may have `READ`: other
+    parameters that change what is read.
     """
 
     Parameters: type[Settings]
@@ -121,7 +122,7 @@ class FileRulebook(Protocol):
     CURRENCY: str
 
     def load(self, parameters: Any) -> FileInputs:
-        """Read the files, whatever the other parameters say.
+        """Read the files, whatever parameters beside `FILES` and `READ` say.
 
         Raises `ConfigError` where there is no such file; a bad row is a failure.
         """
@@ -132,7 +133,7 @@ class FileRulebook(Protocol):
         ...
 
     def margin(self, parameters: Any, inputs: Any, rate: float, backend: Backend) -> FileMargin:
-        """Margin of all accounts in another currency, `rate` of it for one unit of `CURRENCY`."""
+        """Margin of all accounts in another currency, `rate` of it for one unit of the own."""
         ...
 
 
@@ -150,6 +151,24 @@ def parameters(kind: str) -> type[Settings]:
 def files(kind: str) -> tuple[str, ...]:
     """The parameters that name files, for a rulebook on files; none for one on positions."""
     return getattr(_module(kind), "FILES", ())
+
+
+def read_by(kind: str) -> tuple[str, ...]:
+    """The parameters that say what a rulebook on files reads."""
+    return (*files(kind), *getattr(_module(kind), "READ", ()))
+
+
+def currency(kind: str, parameters: Any) -> str:
+    """What the amounts of a rulebook on files are in."""
+    own: str = getattr(parameters, "currency", None) or on_files(kind).CURRENCY
+    return own
+
+
+def unverified(kind: str, parameters: Any) -> list[str]:
+    """Figures in use that the rulebook of that name says no public text confirms."""
+    said = getattr(_module(kind), "unverified", None)
+    found: list[str] = [] if said is None else said(parameters)
+    return found
 
 
 def load(kind: str) -> Rulebook:
