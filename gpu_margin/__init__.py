@@ -1,7 +1,8 @@
 """gpu-margin: portfolio margin of whole exchanges, on GPUs and CPUs.
 
 `run(config)` does a whole recalculation, `simm(crif)` computes ISDA SIMM, `crypto(rulebook, feeds,
-positions)` the portfolio margin of a crypto venue; see the README for a few lines that use them.
+positions)` the portfolio margin of a crypto venue, `span(file, positions)` SPAN margin by an
+exchange's risk parameter file; see the README for a few lines that use them.
 """
 
 from gpu_margin.crypto_run import CryptoRun, crypto
@@ -16,6 +17,7 @@ from gpu_margin.failures import (
 from gpu_margin.result import Run
 from gpu_margin.saving import save
 from gpu_margin.simm_run import SimmRun, simm
+from gpu_margin.span_run import SpanRun, span
 
 __all__ = [
     "BackendUnavailable",
@@ -26,8 +28,10 @@ __all__ = [
     "InputError",
     "Run",
     "SimmRun",
+    "SpanRun",
     "crypto",
     "run",
     "save",
     "simm",
+    "span",
 ]

@@ -20,6 +20,7 @@ from gpu_margin import (
     loading,
     serve_cli,
     simm_cli,
+    span_cli,
     whatif_cli,
 )
 from gpu_margin import backend as backends
@@ -59,6 +60,7 @@ app.command()(whatif_cli.whatif)
 app.command()(cure_cli.cure)
 app.command()(simm_cli.simm)
 app.add_typer(crypto_cli.crypto_app)
+app.add_typer(span_cli.span_app)
 app.command()(export_cli.export_state)
 app.command()(serve_cli.serve)
 app.add_typer(keys_cli.keys_app)

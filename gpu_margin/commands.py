@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,3 +74,30 @@ def write_file(table: pl.DataFrame, path: Path) -> None:
     """Write a table as the file's name says."""
     csv = path.suffix.lower() == ".csv"
     write_atomically(path, table.write_csv if csv else table.write_parquet)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the first table goes, and those beside it."""
+
+    out: Path | None
+    beside: Mapping[str, Path]
+
+    def write(self, tables: Mapping[str, pl.DataFrame]) -> list[Path]:
+        """Write all, those beside first."""
+        if self.out is None:
+            return []
+        for name, path in self.beside.items():
+            write_file(tables[name], path)
+        write_file(next(iter(tables.values())), self.out)
+        return [self.out, *self.beside.values()]
+
+
+def checked_files(out: Path | None, names: Sequence[str], overwrite: bool) -> Files:
+    """Refused before anything is computed where one cannot or may not be written."""
+    if out is None:
+        return Files(None, {})
+    beside = {name: out.with_name(f"{out.stem}.{name}{out.suffix}") for name in names}
+    for path in (out, *beside.values()):
+        check_file(path, overwrite)
+    return Files(out, beside)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,7 +98,7 @@ def margin(
     """
     names = ["components", "figures", *(["scenarios"] if scenarios else []), "failures"]
     with commands.errors():
-        files = _files(out, names, overwrite)
+        files = commands.checked_files(out, names, overwrite)
         with console.progress_bars(quiet or as_json) as progress:
             run = crypto_run.crypto(
                 rulebook,
@@ -181,7 +180,7 @@ def whatif(
     FILE.failures.csv is beside it.
     """
     with commands.errors():
-        files = _files(out, ["failures"], overwrite)
+        files = commands.checked_files(out, ["failures"], overwrite)
         line = _one_whatif(trade, account, netting_set, currency, only, cash)
         if (requests is None) == (line is None):
             raise ConfigError("give --requests FILE, or --trade INSTRUMENT=QTY, but not both")
@@ -239,7 +238,7 @@ def liquidation(
     """
     names = ["distance", "nearest", "failures"]
     with commands.errors():
-        files = _files(out, names, overwrite)
+        files = commands.checked_files(out, names, overwrite)
         with console.progress_bars(quiet or as_json) as progress:
             found = crypto_run.liquidation(
                 rulebook,
@@ -348,33 +347,6 @@ def _found(account: str | None, table: pl.DataFrame) -> None:
 
 
 # ---------------------------------------------------------------- files and exit codes
-
-
-@dataclass(frozen=True)
-class _Files:
-    """Where the first table goes, and those beside it."""
-
-    out: Path | None
-    beside: Mapping[str, Path]
-
-    def write(self, tables: Mapping[str, pl.DataFrame]) -> list[Path]:
-        """Write all, those beside first."""
-        if self.out is None:
-            return []
-        for name, path in self.beside.items():
-            commands.write_file(tables[name], path)
-        commands.write_file(next(iter(tables.values())), self.out)
-        return [self.out, *self.beside.values()]
-
-
-def _files(out: Path | None, names: Sequence[str], overwrite: bool) -> _Files:
-    """Refused before anything is computed where one cannot or may not be written."""
-    if out is None:
-        return _Files(None, {})
-    beside = {name: out.with_name(f"{out.stem}.{name}{out.suffix}") for name in names}
-    for path in (out, *beside.values()):
-        commands.check_file(path, overwrite)
-    return _Files(out, beside)
 
 
 def _say_written(written: Sequence[Path]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from gpu_margin import demo_crif, demo_crypto
+from gpu_margin import demo_crif, demo_crypto, demo_span
 from gpu_margin.demo_books import draw_positions
 from gpu_margin.demo_collateral import draw_around
 from gpu_margin.demo_market import list_instruments, load_history
@@ -96,12 +96,13 @@ def build(accounts: int = 10_000, seed: int = 7) -> DemoTables:
 
 
 def write(tables: DemoTables, folder: Path) -> Path:
-    """Write the tables, config.toml, trades to try, CRIFs, a crypto venue; returns config.toml."""
+    """Write the tables, config.toml, trades to try and other models' files; returns config.toml."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in vars(tables).items():
         write_atomically(folder / f"{name}.parquet", table.write_parquet)
     for name, rows in (("crif", demo_crif.crif()), ("crif_new", demo_crif.ideas())):
         write_atomically(folder / f"{name}.csv", rows.write_csv)
-    for name, text in {"trades.csv": TRADES, **demo_crypto.files(), "config.toml": CONFIG}.items():
+    others = {**demo_crypto.files(), **demo_span.files()}
+    for name, text in {"trades.csv": TRADES, **others, "config.toml": CONFIG}.items():
         write_atomically(folder / name, partial(Path.write_text, data=text, encoding="utf-8"))
     return folder / "config.toml"

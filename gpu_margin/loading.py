@@ -225,19 +225,20 @@ def _on_files(rulebooks: list[Model], rates: pl.DataFrame, currency: str) -> tup
     found = []
     for model in rulebooks:
         rulebook = models.on_files(model.kind)
+        own = models.currency(model.kind, model.parameters)
         try:
-            if rulebook.CURRENCY not in rate_of:
+            if own not in rate_of:
                 raise ConfigError(
-                    f"its margin is in {rulebook.CURRENCY}: for currency {currency!r}, name "
-                    f"inputs.fx with a row {rulebook.CURRENCY}, its price in {currency}"
+                    f"its margin is in {own}: for currency {currency!r}, name "
+                    f"inputs.fx with a row {own}, its price in {currency}"
                 )
-            names = (getattr(model.parameters, name) for name in rulebook.FILES)
+            names = (getattr(model.parameters, name) for name in models.read_by(model.kind))
             key = (rulebook.load, *names)  # rulebooks of one kind of file share how it is read
             if key not in read:
                 read[key] = rulebook.load(model.parameters)
         except ConfigError as error:
             raise ConfigError(f"models.{model.name}: {error}") from error
-        found.append(FileModel(model, read[key], rate_of[rulebook.CURRENCY]))
+        found.append(FileModel(model, read[key], rate_of[own]))
     return tuple(found)
 
 

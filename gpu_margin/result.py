@@ -123,7 +123,11 @@ class Run:
     `sets`, null between requirement and complete. With a SIMM model, `simm` (model, portfolio_id,
     side, regulation, product_class, risk_class, margin_type, bucket, initial_margin). With a model
     of a crypto venue, `crypto` (model, account_id, netting_set, market, level, requirement,
-    mark_to_market, cash, margin_value, worst_scenario).
+    mark_to_market, cash, margin_value, worst_scenario). With a SPAN model, `span` (model,
+    account_id, combined_commodity, level, currency, rate, scan_risk, active_scenario,
+    intra_spread_charge, delivery_charge, inter_spread_credit, short_option_minimum, risk,
+    net_option_value, requirement): amounts are in margin currency, `rate` of it for one unit of the
+    commodity's `currency`.
     """
 
     margins: pl.DataFrame
@@ -140,6 +144,7 @@ class Run:
     group_pairs: pl.DataFrame | None = None
     simm: pl.DataFrame | None = None
     crypto: pl.DataFrame | None = None
+    span: pl.DataFrame | None = None
 
 
 def join_figures(parts: list[Figures]) -> Figures:

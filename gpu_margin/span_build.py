@@ -14,6 +14,7 @@ from gpu_margin.span_file import (
     DELTA_UNITS,
     NO_RIGHT,
     PUT,
+    Bools,
     Commodities,
     Contracts,
     Floats,
@@ -24,7 +25,7 @@ from gpu_margin.span_file import (
     known_rate,
     padded_grids,
 )
-from gpu_margin.span_spreads import Places, inter_of, intra_of
+from gpu_margin.span_spreads import Places, inter_of, intra_of, without_unlike
 from gpu_margin.span_tables import ACCOUNT_TYPES, BY_SCANNING, SpanTables
 
 # A delta this near to a whole number of units is that number: the rest is rounding of decimals.
@@ -39,7 +40,7 @@ def build(tables: SpanTables) -> SpanFile:
     """
     rates = {(a, b): rate for a, b, rate in tables.rates.iter_rows()}
     commodities = tables.commodities.unique("combined_commodity", keep="first", maintain_order=True)
-    commodities = commodities.sort("combined_commodity")
+    commodities = without_unlike(tables, commodities.sort("combined_commodity"))
     codes = commodities["combined_commodity"]
     known = {name: code for code, name in enumerate(codes)}
     contracts, order = _sorted(tables.contracts, known)
@@ -109,7 +110,7 @@ def _slots(
     held = pl.DataFrame({"commodity": owner, "month": contracts["delta_month"]})
     own: dict[int, set[str]] = {}
     for code, names in held.unique().group_by("commodity"):
-        own[int(code[0])] = set(names["month"])  # type: ignore[call-overload]
+        own[int(str(code[0]))] = set(names["month"])
     more = []
     for legs in _scanning_legs(tables, known):
         aim = next((code for code, target in legs if target), -1)
@@ -301,15 +302,16 @@ def _minimum(table: pl.DataFrame, places: Places) -> Tiers:
     owner = np.concatenate([np.repeat(np.arange(len(count)), count), bare])
     order = np.argsort(owner, kind="stable")
 
-    def both(own: Ints | Floats, whole: Ints | Floats) -> Ints | Floats:
+    def both(own: Ints, whole: Ints) -> Ints:
         return np.concatenate([own, whole])[order]
 
+    rate = table["minimum_rate"].cast(pl.Float64).to_numpy()[bare]
     return Tiers(
         start=row_offsets(owner[order], len(count)),
         number=both(tiers.number, np.zeros(len(bare), dtype=np.int64)),
         first=both(tiers.first, places.start[bare]),
         last=both(tiers.last, places.start[bare + 1]),
-        rate=both(tiers.rate, table["minimum_rate"].to_numpy()[bare]).astype(np.float64),
+        rate=np.concatenate([tiers.rate, rate])[order],
     )
 
 
@@ -344,7 +346,7 @@ def _with_rates(
     )
 
 
-def _scan_codes(months: _Months, places: Places, by_month: np.ndarray) -> Ints:  # type: ignore[type-arg]
+def _scan_codes(months: _Months, places: Places, by_month: Bools) -> Ints:
     """[slot] which months are scanned together: the first tier that has it, or all that none has.
 
     The codes of a commodity are from 0 on; those of no tier come after the last tier.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -55,6 +56,19 @@ class Contracts:
     part_contract: Ints
     part_quantity: Floats
     part_delta: Floats
+
+    @cached_property
+    def rank(self) -> Ints:
+        """[contract] its place in the order of slots, and of contracts within them."""
+        found = np.empty(len(self.slot), dtype=np.int64)
+        found[np.argsort(self.slot, kind="stable")] = np.arange(len(self.slot))
+        return found
+
+    @cached_property
+    def peak(self) -> Floats:
+        """[contract] the largest figure of its array, without its sign."""
+        found: Floats = np.maximum(self.array.max(axis=1), -self.array.min(axis=1))
+        return found
 
 
 @dataclass(frozen=True)
@@ -144,7 +158,9 @@ class Inter:
 
     `method` is one of `span_tables`; `flat` rates are money, shared by the legs, others shares of
     price risk; `least` is how many commodities a spread by scanning needs. A leg is a combined
-    commodity, the range of slots whose deltas count (all of them, or a tier's), a ratio and a side.
+    commodity, the range of slots whose deltas count (all of them, or a tier's), a ratio and a side;
+    `leg_whole` says that it is all of them and no tier, which may have all of them, too, but is
+    scanned as one.
     `target` [spread] is the leg that the others become in a spread by scanning, -1 elsewhere.
     `tiers` has, for a spread by tiers, the ranges [tier, leg] of slots, tier by tier.
     """
@@ -163,6 +179,7 @@ class Inter:
     leg_required: Bools
     leg_first: Ints
     leg_last: Ints
+    leg_whole: Bools
     tiers: Mapping[int, tuple[Ints, Ints]]
 
     def __len__(self) -> int:

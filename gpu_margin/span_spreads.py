@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from gpu_margin.portfolio import row_offsets
-from gpu_margin.span_file import Bools, Inter, Intra, Ints, Tiers
+from gpu_margin.span_file import Bools, Inter, Intra, Ints, Tiers, known_rate
 from gpu_margin.span_tables import BY_LEG_TIERS, BY_SCANNING, BY_TIERS, SpanTables
 
 # Comes after every day or week code: a bound without a day has all days of its month.
@@ -115,6 +116,32 @@ def _numbered(tiers: Tiers) -> dict[int, dict[int, _Range]]:
     return found
 
 
+def without_unlike(tables: SpanTables, commodities: pl.DataFrame) -> pl.DataFrame:
+    """Commodities, refused where a spread by scanning joins them to ones that do not add up.
+
+    They have other scenarios, or are in a currency that the file has no rate for.
+    """
+    scanning = tables.inter.with_row_index("spread").filter(pl.col("method") == BY_SCANNING)
+    legs = tables.inter_legs.filter(pl.col("spread").is_in(scanning["spread"].to_list()))
+    about = commodities.select("combined_commodity", "grid", "currency")
+    legs = legs.join(about, on="combined_commodity")
+    unlike = set(legs.filter(pl.col("grid").n_unique().over("spread") > 1)["spread"])
+    rates = {(source, target): rate for source, target, rate in tables.rates.iter_rows()}
+    homes = legs.filter("target").select("spread", pl.col("currency").alias("home"))
+    pairs = legs.join(homes, on="spread").select("spread", "currency", "home").unique()
+    lacking = {spread for spread, *pair in pairs.iter_rows() if known_rate(rates, *pair) is None}
+    for spreads, said in (
+        (unlike, "commodities of other scenarios, which is not done"),
+        (lacking, "commodities in currencies that the file has no rate for"),
+    ):
+        bad = legs.filter(pl.col("spread").is_in(list(spreads)))["combined_commodity"]
+        own = pl.col("combined_commodity").is_in(bad.to_list()) & (pl.col("refused") == "")
+        reason = pl.lit(f"a spread by scanning joins it to {said}")
+        refused = pl.when(own).then(reason).otherwise(pl.col("refused")).alias("refused")
+        commodities = commodities.with_columns(refused)
+    return commodities
+
+
 def intra_of(tables: SpanTables, places: Places) -> Intra:
     """Spreads within commodities; those that no position can form are left out."""
     legs: dict[int, list[tuple[int, int, float, int]]] = {}
@@ -155,6 +182,34 @@ def _offsets(sizes: list[int]) -> Ints:
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class _Leg:
+    """A leg of a spread between commodities, its commodity by code and -1 where it is unknown."""
+
+    commodity: int
+    ratio: float
+    side: int
+    tier: int
+    rate: float
+    required: bool
+    target: bool
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """A spread that can be formed: the slots of its legs, and what is a place among them."""
+
+    method: int
+    flat: bool
+    above: bool
+    least: int
+    name: str
+    target: int
+    legs: list[_Leg]
+    ranges: list[_Range]
+    tiers: tuple[Ints, Ints] | None
+
+
 def inter_of(tables: SpanTables, places: Places, commodities: pl.DataFrame) -> Inter:
     """Spreads between commodities in the order of forming; what cannot be formed is left out."""
     by_month = {
@@ -162,80 +217,91 @@ def inter_of(tables: SpanTables, places: Places, commodities: pl.DataFrame) -> I
         for name, each in commodities.select("combined_commodity", "inter_by_month").iter_rows()
         if each
     }
-    legs: dict[int, list[dict[str, object]]] = {}
-    for leg in tables.inter_legs.iter_rows(named=True):
-        leg["code"] = places.known.get(leg["combined_commodity"], -1)
-        legs.setdefault(leg["spread"], []).append(leg)
+    legs: dict[int, list[_Leg]] = {}
+    for spread, name, *rest in tables.inter_legs.select(
+        "spread", "combined_commodity", "ratio", "side", "tier", "rate", "required", "target"
+    ).iter_rows():
+        legs.setdefault(spread, []).append(_Leg(places.known.get(name, -1), *rest))
     order = tables.inter.with_row_index("spread").sort(pl.col("above").not_(), maintain_order=True)
     rows = []
-    for row in order.iter_rows(named=True):
-        made = _inter_row(row, legs.get(row["spread"], []), places, by_month)
+    for spread, method, flat, above, least, name in order.select(
+        "spread", "method", "flat", "above", "least", "name"
+    ).iter_rows():
+        made = _formable(method, legs.get(spread, []), places, by_month)
         if made is not None:
-            rows.append(made)
-    flat = [leg for row in rows for leg in row["legs"]]
-
-    def each(name: str, dtype: type) -> np.ndarray:  # type: ignore[type-arg]
-        return np.array([row[name] for row in rows], dtype=dtype)
-
-    def leg_each(name: str, dtype: type) -> np.ndarray:  # type: ignore[type-arg]
-        return np.array([leg[name] for leg in flat], dtype=dtype)
-
+            rows.append(_Spread(method, flat, above, least, name, *made))
+    every = [leg for row in rows for leg in row.legs]
+    ranges = np.array([one for row in rows for one in row.ranges], dtype=np.int64).reshape(-1, 2)
     return Inter(
-        method=each("method", np.int64),
-        flat=each("flat", np.bool_),
-        above=each("above", np.bool_),
-        least=each("least", np.int64),
-        target=each("aim", np.int64),
-        name=pl.Series([row["name"] for row in rows], dtype=pl.String),
-        leg_offsets=_offsets([len(row["legs"]) for row in rows]),
-        leg_commodity=leg_each("code", np.int64),
-        leg_ratio=leg_each("ratio", np.float64),
-        leg_side=leg_each("side", np.int64),
-        leg_rate=leg_each("rate", np.float64),
-        leg_required=leg_each("required", np.bool_),
-        leg_first=leg_each("first", np.int64),
-        leg_last=leg_each("last", np.int64),
-        tiers={place: row["tiers"] for place, row in enumerate(rows) if row["tiers"] is not None},
+        method=np.array([row.method for row in rows], dtype=np.int64),
+        flat=np.array([row.flat for row in rows], dtype=np.bool_),
+        above=np.array([row.above for row in rows], dtype=np.bool_),
+        least=np.array([row.least for row in rows], dtype=np.int64),
+        target=np.array([row.target for row in rows], dtype=np.int64),
+        name=pl.Series([row.name for row in rows], dtype=pl.String),
+        leg_offsets=_offsets([len(row.legs) for row in rows]),
+        leg_commodity=np.array([leg.commodity for leg in every], dtype=np.int64),
+        leg_ratio=np.array([leg.ratio for leg in every], dtype=np.float64),
+        leg_side=np.array([leg.side for leg in every], dtype=np.int64),
+        leg_rate=np.array([leg.rate for leg in every], dtype=np.float64),
+        leg_required=np.array([leg.required for leg in every], dtype=np.bool_),
+        leg_first=ranges[:, 0].copy(),
+        leg_last=ranges[:, 1].copy(),
+        leg_whole=np.array(
+            [row.method != BY_LEG_TIERS or not leg.tier for row in rows for leg in row.legs],
+            dtype=np.bool_,
+        ),
+        tiers={place: row.tiers for place, row in enumerate(rows) if row.tiers is not None},
     )
 
 
-def _inter_row(row, legs, places: Places, by_month):  # type: ignore[no-untyped-def]
-    """A spread with the ranges of its legs, or None where nobody can form it."""
-    method, aim, tiers = row["method"], -1, None
+_Formable = tuple[int, list[_Leg], list[_Range], tuple[Ints, Ints] | None]
+
+
+def _formable(
+    method: int, legs: list[_Leg], places: Places, by_month: set[int]
+) -> _Formable | None:
+    """Target, legs and their ranges, tiers of a spread; None where nobody can form it."""
+    target = -1
     if method == BY_SCANNING:
-        if any(leg["required"] and leg["code"] < 0 for leg in legs):
+        if any(leg.required and leg.commodity < 0 for leg in legs):
             return None
-        legs = [leg for leg in legs if leg["code"] >= 0]
-        aim = next((place for place, leg in enumerate(legs) if leg["target"]), -1)
-        if aim < 0:
-            return None
-    elif not legs or any(leg["code"] < 0 for leg in legs):
+        legs = [leg for leg in legs if leg.commodity >= 0]
+        target = next((place for place, leg in enumerate(legs) if leg.target), -1)
+    if not legs or any(leg.commodity < 0 or not leg.ratio > 0 for leg in legs):
         return None
-    if any(not leg["ratio"] > 0 for leg in legs):
+    if method == BY_SCANNING and target < 0:
         return None
+    ranges = []
     for leg in legs:
-        found = places.whole(leg["code"])
-        if method == BY_LEG_TIERS and leg["tier"]:
-            numbered = leg["code"] not in by_month
-            found = places.numbers("inter", leg["code"]).get(leg["tier"]) if numbered else None
-            if found is None:
-                return None
-        leg["first"], leg["last"] = found
+        found: _Range | None = places.whole(leg.commodity)
+        if method == BY_LEG_TIERS and leg.tier:
+            numbered = leg.commodity not in by_month
+            numbers = places.numbers("inter", leg.commodity) if numbered else {}
+            found = numbers.get(leg.tier)
+        if found is None:
+            return None
+        ranges.append(found)
+    tiers = None
     if method == BY_TIERS:
-        tiers = _tier_by_tier([leg["code"] for leg in legs], places, by_month)
+        tiers = _tier_by_tier([leg.commodity for leg in legs], places, by_month)
         if tiers is None:
             return None
-    return {**row, "legs": legs, "aim": aim, "tiers": tiers}
+    return target, legs, ranges, tiers
 
 
 def _tier_by_tier(codes: list[int], places: Places, by_month: set[int]) -> tuple[Ints, Ints] | None:
     """Ranges [tier, leg] of the tiers that all legs have, by number, or by month."""
-    own = [
-        places.single_months(code) if code in by_month else places.numbers("inter", code)
-        for code in codes
-    ]
-    shared = set(own[0]).intersection(*own[1:])  # type: ignore[arg-type]
+    own: list[dict[tuple[int, str], _Range]] = []
+    for code in codes:
+        if code in by_month:
+            months = places.single_months(code)
+            own.append({(0, month): found for month, found in months.items()})
+        else:
+            numbers = places.numbers("inter", code)
+            own.append({(number, ""): found for number, found in numbers.items()})
+    shared = set(own[0]).intersection(*own[1:])
     if not shared:
         return None
-    ranges = np.array([[one[number] for one in own] for number in sorted(shared)], dtype=np.int64)  # type: ignore[index]
+    ranges = np.array([[one[key] for one in own] for key in sorted(shared)], dtype=np.int64)
     return ranges[:, :, 0], ranges[:, :, 1]

@@ -162,7 +162,7 @@ def _contracts(exchange: Dict, rows: dict[str, list[Dict]]) -> None:
                 "combined_commodity": one["commodity"],
                 "product": one["product"],
                 "type": one["type"],
-                "future_month": one["period"],
+                "future_month": one.get("future", one["period"]),
                 "option_month": one["option"],
                 "delta_month": one["period"],
                 "right": one["right"],

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from gpu_margin import demo, demo_crypto
+from gpu_margin import demo, demo_crypto, demo_span
 from gpu_margin.demo_books import KINDS
 from gpu_margin.demo_collateral import MAX_OFFSET, STRESSES, VENUES, stress_profits
 from gpu_margin.demo_market import VALUATION_DATE, list_instruments
@@ -202,7 +202,8 @@ def test_write_leaves_the_tables_and_their_config(tables: demo.DemoTables, tmp_p
     path = demo.write(tables, tmp_path / "new")
     config = tomllib.loads(path.read_text(encoding="utf-8"))
     names = set(config["inputs"].values())
-    others = {"config.toml", "trades.csv", "crif.csv", "crif_new.csv", *demo_crypto.files()}
+    others = {"config.toml", "trades.csv", "crif.csv", "crif_new.csv"}
+    others |= {*demo_crypto.files(), *demo_span.files()}
     assert {file.name for file in path.parent.iterdir()} == names | others
     for noun, name in config["inputs"].items():
         assert pl.read_parquet(path.parent / name).equals(getattr(tables, noun))

@@ -115,7 +115,7 @@ print(len(run.margins), models.kinds(), backend.backend_names())
 """
     kinds = [
         *("covariance", "deribit_pm", "derive_pm1", "derive_pm2", "derive_standard"),
-        *("joint", "okx_pm", "simm", "simulation"),
+        *("joint", "okx_pm", "simm", "simulation", "span", "tims"),
     ]
     assert python(code, tmp_path).strip() == f"40 {kinds} ['cupy', 'jax', 'numba', 'numpy']"
 

@@ -15,7 +15,7 @@ from gpu_margin.result import Run
 
 TABLES = ("margins", "components", "sets", "groups", "failures")
 # Written where the run has them.
-MORE_TABLES = ("accounts", "contributions", "owners", "simm", "crypto")
+MORE_TABLES = ("accounts", "contributions", "owners", "simm", "crypto", "span")
 MANIFEST = "manifest.json"
 REPORT = "report.html"
 
