@@ -97,7 +97,20 @@ def checked_files(out: Path | None, names: Sequence[str], overwrite: bool) -> Fi
     """Refused before anything is computed where one cannot or may not be written."""
     if out is None:
         return Files(None, {})
-    beside = {name: out.with_name(f"{out.stem}.{name}{out.suffix}") for name in names}
-    for path in (out, *beside.values()):
+    named = {name: beside(out, name) for name in names}
+    for path in (out, *named.values()):
         check_file(path, overwrite)
-    return Files(out, beside)
+    return Files(out, named)
+
+
+def beside(out: Path, name: str) -> Path:
+    """Where a table goes that is written beside FILE: FILE.name, with its ending."""
+    return out.with_name(f"{out.stem}.{name}{out.suffix}")
+
+
+def exit_code(figures: pl.Series, failures: pl.DataFrame, strict: bool, who: str) -> Exit:
+    """How a command ends whose `figures` (null where there is none) are of `who`."""
+    if figures.is_null().all():
+        complain(f"nothing computed: {who}; see the failures")
+        return Exit.NOTHING_COMPUTED
+    return Exit.FAILED_ROWS if strict and len(failures) else Exit.DONE

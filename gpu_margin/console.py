@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -26,6 +27,12 @@ _KINDS = 10
 def say(text: str) -> None:
     """A line of plain text, never wrapped inside a path."""
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_written(written: Sequence[Path]) -> None:
+    """Which files there are now."""
+    for path in written:
+        say(f"written: {path}")
 
 
 @contextmanager

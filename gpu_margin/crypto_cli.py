@@ -15,6 +15,8 @@ from gpu_margin.crypto_batches import kinds, rulebook, tables
 from gpu_margin.crypto_requests import read
 from gpu_margin.failures import ConfigError
 
+_NOBODY = "no netting set could be margined"
+
 crypto_app = typer.Typer(
     name="crypto",
     no_args_is_help=True,
@@ -121,8 +123,8 @@ def margin(
         commands.print_json({**run.manifest, **told})
     elif not quiet:
         crypto_view.show_margins(shown, account is not None)
-        _say_written(written)
-    raise typer.Exit(_exit_code(run.margins["requirement"], run.failures, strict))
+        console.say_written(written)
+    raise typer.Exit(commands.exit_code(run.margins["requirement"], run.failures, strict, _NOBODY))
 
 
 @crypto_app.command()
@@ -203,8 +205,8 @@ def whatif(
         commands.print_json({**found.manifest, **told})
     elif not quiet:
         crypto_view.show_whatifs(found)
-        _say_written(written)
-    raise typer.Exit(_exit_code(found.whatifs["after"], found.failures, strict))
+        console.say_written(written)
+    raise typer.Exit(commands.exit_code(found.whatifs["after"], found.failures, strict, _NOBODY))
 
 
 @crypto_app.command()
@@ -260,8 +262,10 @@ def liquidation(
         commands.print_json({**found.manifest, **told})
     elif not quiet:
         crypto_view.show_liquidation(shown, account is not None)
-        _say_written(written)
-    raise typer.Exit(_exit_code(found.distance["maintenance"], found.failures, strict))
+        console.say_written(written)
+    raise typer.Exit(
+        commands.exit_code(found.distance["maintenance"], found.failures, strict, _NOBODY)
+    )
 
 
 @crypto_app.command()
@@ -347,15 +351,3 @@ def _found(account: str | None, table: pl.DataFrame) -> None:
 
 
 # ---------------------------------------------------------------- files and exit codes
-
-
-def _say_written(written: Sequence[Path]) -> None:
-    for path in written:
-        console.say(f"written: {path}")
-
-
-def _exit_code(figures: pl.Series, failures: pl.DataFrame, strict: bool) -> commands.Exit:
-    if figures.is_null().all():
-        commands.complain("nothing computed: no netting set could be margined; see the failures")
-        return commands.Exit.NOTHING_COMPUTED
-    return commands.Exit.FAILED_ROWS if strict and len(failures) else commands.Exit.DONE

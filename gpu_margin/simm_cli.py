@@ -103,7 +103,7 @@ def simm(
     with commands.errors():
         beside = [name for name, asked in _asked(add, remove, attribution, compare) if asked]
         if out is not None:
-            for path in (out, *(_beside(out, name) for name in beside)):
+            for path in (out, *(commands.beside(out, name) for name in beside)):
                 commands.check_file(path, overwrite)
         with console.progress_bars(quiet or as_json) as progress:
             run = margin_of(
@@ -127,9 +127,12 @@ def simm(
         commands.print_json(_as_dict(shown, portfolio is not None))
     elif not quiet:
         simm_view.show(shown)
-        for path in written:
-            console.say(f"written: {path}")
-    raise typer.Exit(_exit_code(run, strict))
+        console.say_written(written)
+    raise typer.Exit(
+        commands.exit_code(
+            run.totals["initial_margin"], run.failures, strict, "no portfolio has a good row"
+        )
+    )
 
 
 def _asked(
@@ -139,10 +142,6 @@ def _asked(
     trades = bool(add or remove)
     asked = (True, trades, trades, attribution, attribution, compare is not None)
     return list(zip(_BESIDE, asked, strict=True))
-
-
-def _beside(out: Path, name: str) -> Path:
-    return out.with_name(f"{out.stem}.{name}{out.suffix}")
 
 
 def _table(run: SimmRun, name: str) -> pl.DataFrame | None:
@@ -156,7 +155,7 @@ def _write(run: SimmRun, out: Path) -> list[Path]:
     """Write all tables, the levels last; what an earlier run left and this one lacks goes."""
     written = []
     for name in _BESIDE:
-        table, path = _table(run, name), _beside(out, name)
+        table, path = _table(run, name), commands.beside(out, name)
         if table is None:
             continue
         commands.write_file(table, path)
@@ -186,10 +185,3 @@ def _as_dict(run: SimmRun, whole: bool) -> dict[str, Any]:
             told_too["levels"] = compared.levels.to_dicts()
         return {**run.manifest, **told, "comparison": told_too}
     return {**run.manifest, **told}
-
-
-def _exit_code(run: SimmRun, strict: bool) -> commands.Exit:
-    if run.totals["initial_margin"].is_null().all():
-        commands.complain("nothing computed: no portfolio has a good row; see the failures")
-        return commands.Exit.NOTHING_COMPUTED
-    return commands.Exit.FAILED_ROWS if strict and len(run.failures) else commands.Exit.DONE

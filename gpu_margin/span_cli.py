@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import polars as pl
 import typer
 
 from gpu_margin import commands, console, span_run, span_view
 from gpu_margin.failures import ConfigError
+
+_NOBODY = "no account could be margined"
 
 span_app = typer.Typer(
     name="span",
@@ -117,7 +118,7 @@ def contracts(
         commands.print_json({"facts": found.facts, **told})
     elif not quiet:
         span_view.show_contracts(found)
-        _say_written(written)
+        console.say_written(written)
 
 
 @span_app.command()
@@ -192,8 +193,8 @@ def margin(
         commands.print_json({**run.manifest, **told})
     elif not quiet:
         span_view.show_margins(shown, account is not None)
-        _say_written(written)
-    raise typer.Exit(_exit_code(run.totals["requirement"], run.failures, strict))
+        console.say_written(written)
+    raise typer.Exit(commands.exit_code(run.totals["requirement"], run.failures, strict, _NOBODY))
 
 
 @span_app.command()
@@ -270,8 +271,8 @@ def whatif(
         commands.print_json({**found.manifest, **told})
     elif not quiet:
         span_view.show_whatifs(found)
-        _say_written(written)
-    raise typer.Exit(_exit_code(found.whatifs["after"], found.failures, strict))
+        console.say_written(written)
+    raise typer.Exit(commands.exit_code(found.whatifs["after"], found.failures, strict, _NOBODY))
 
 
 # ---------------------------------------------------------------- what is asked
@@ -302,15 +303,3 @@ def _changes(
 
 
 # ---------------------------------------------------------------- files and exit codes
-
-
-def _say_written(written: Sequence[Path]) -> None:
-    for path in written:
-        console.say(f"written: {path}")
-
-
-def _exit_code(figures: pl.Series, failures: pl.DataFrame, strict: bool) -> commands.Exit:
-    if figures.is_null().all():
-        commands.complain("nothing computed: no account could be margined; see the failures")
-        return commands.Exit.NOTHING_COMPUTED
-    return commands.Exit.FAILED_ROWS if strict and len(failures) else commands.Exit.DONE
