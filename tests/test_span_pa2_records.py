@@ -84,9 +84,10 @@ def parsed() -> list[tuple[str, dict[str, str]]]:
     return [(one["line"], one["fields"]) for one in every if one["line"][:2] in ("81", "82")]
 
 
-@pytest.mark.parametrize(("line", "fields"), cases("span", parsed()))
-def test_arrays_of_real_lines(tmp_path, line, fields):
+@pytest.mark.parametrize("case", cases("span", parsed()))
+def test_arrays_of_real_lines(tmp_path, case):
     """Values, delta and price in the columns where the vectors have them."""
+    line, fields = case
     told = {name.split(" ", 1)[1]: value for name, value in fields.items()}
     values = [
         float(value) * (-1 if told[f'Sign for {name.split(":")[0]} ("+" or "-")'] == "-" else 1)
