@@ -42,8 +42,12 @@ except ImportError as error:
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
-# Rows that a thread takes at a time, and the deepest tail that is kept by insertion.
+# Rows that a thread takes at a time.
 _CHUNK = 64
+# Lanes that scenarios are dealt out to at least; numbers that are ordered by counting at most; the
+# deepest tail that is kept by insertion.
+_LANES = 24
+_COUNTED = 512
 _INSERTED = 64
 # Multiplications below which threads cost more than they save; what the scan of a row's scenarios
 # for its tail costs, as entries of the row.
@@ -175,19 +179,88 @@ def _accumulate(
 
 
 @njit(cache=True, nogil=True)
-def _smallest(profit: Floats, kept: Floats) -> int:
-    """Fill `kept` with the smallest profits, ascending; returns the first of the least."""
+def _smallest(
+    profit: Floats, kept: Floats, space: Floats, lanes: Floats, near: Floats, code: Ints
+) -> int:
+    """Fill `kept` with the smallest profits, ascending; returns the first of the least.
+
+    Scenarios are dealt out to lanes, and the least profit of each is taken: the smallest profits
+    are within the largest of the as many smallest of these. Few others are. Where no branch depends
+    on a profit the processor guesses none of them wrongly, which is what takes the time otherwise.
+
+    `space` is `kept` and a place for what is too large; `lanes`, `near` and `code` [scenario + 1]
+    are workspaces.
+    """
     depth = len(kept)
-    place = 0
-    for s in range(1, len(profit)):
-        if profit[s] < profit[place]:
-            place = s
+    if depth == 1 or len(profit) < 2 * len(lanes):
+        place = 0
+        for s in range(1, len(profit)):
+            if profit[s] < profit[place]:
+                place = s
+        if depth == 1:
+            kept[0] = profit[place]
+        elif len(profit) <= _COUNTED:
+            _ordered(profit, kept, space)
+        else:
+            kept[:] = np.sort(profit)[:depth]
+        return place
+    lanes[:] = np.inf
+    for start in range(0, len(profit), len(lanes)):
+        line = profit[start : start + len(lanes)]
+        for lane in range(len(line)):
+            lanes[lane] = line[lane] if line[lane] < lanes[lane] else lanes[lane]
+    _ordered(lanes, kept, space)
+    least, bound = kept[0], kept[depth - 1]
+    count = 0
+    for s in range(len(profit)):
+        code[count] = s
+        count += profit[s] <= bound
+    for place in range(count):
+        near[place] = profit[code[place]]
+    if count > _COUNTED or count > 4 * depth + _LANES:  # many are equal
+        _inserted(profit, kept)
+    else:
+        _ordered(near[:count], kept, space)
+    for place in range(count):
+        if near[place] == least:
+            return int(code[place])
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def _ordered(values: Floats, kept: Floats, space: Floats) -> None:
+    """Fill `kept`, all of `space` but its last place, with the smallest values, ascending.
+
+    A value's place is how many are smaller. Of equal ones all have the first's, and the places of
+    the others are filled from it.
+    """
+    if len(values) > _COUNTED:
+        found = np.sort(values)[: len(kept)]
+        kept[:] = np.inf
+        kept[: len(found)] = found
+        return
+    kept[:] = np.nan
+    for value in values:
+        place = 0
+        for other in values:
+            place += other < value
+        space[min(place, len(kept))] = value
+    before = np.inf
+    for place in range(len(kept)):
+        if place >= len(values):
+            kept[place] = np.inf
+        elif np.isnan(kept[place]):
+            kept[place] = before
+        before = kept[place]
+
+
+@njit(cache=True, nogil=True)
+def _inserted(profit: Floats, kept: Floats) -> None:
+    """Fill `kept` with the smallest profits, ascending, by insertion: fast where few go in."""
+    depth = len(kept)
     if depth > _INSERTED:
         kept[:] = np.sort(profit)[:depth]
-        return place
-    if depth == 1:
-        kept[0] = profit[place]
-        return place
+        return
     kept[:] = np.inf
     bound = np.inf
     for s in range(len(profit)):
@@ -199,7 +272,6 @@ def _smallest(profit: Floats, kept: Floats) -> int:
                 hole -= 1
             kept[hole] = x
             bound = kept[depth - 1]
-    return place
 
 
 @njit(cache=True, nogil=True)
@@ -247,11 +319,16 @@ def _tail_chunk(
     Profits have the dtype of the values; weights are float64, and so is what they are added up to.
     """
     profit = np.empty(matrix.shape[1], dtype=value.dtype)
-    kept = np.empty(weights.shape[1], dtype=value.dtype)
+    depth = weights.shape[1]
+    space = np.empty(depth + 1, dtype=value.dtype)
+    kept = space[:depth]
+    lanes = np.empty(max(_LANES, (2 * depth + 7) // 8 * 8), dtype=value.dtype)
+    near = np.empty(matrix.shape[1] + 1, dtype=value.dtype)
+    code = np.empty(matrix.shape[1] + 1, dtype=np.int64)
     taken = np.empty(weights.shape[1], dtype=np.int64)
     for row in range(chunk * _CHUNK, min(len(offsets) - 1, (chunk + 1) * _CHUNK)):
         _accumulate(offsets[row], offsets[row + 1], column, value, matrix, profit)
-        worst[row] = _smallest(profit, kept)
+        worst[row] = _smallest(profit, kept, space, lanes, near, code)
         if len(order):
             _scenarios(profit, kept, taken, order[row])
         for m in range(len(sizes)):

@@ -1,14 +1,16 @@
 """The reference backend: NumPy and scipy on the host, written to be read.
 
 Sums run in stored order, one entry after another, so that any other backend can be compared
-with this one bit for bit. Rows are taken in blocks whose losses stay in the cache.
+with this one bit for bit. Rows are taken in blocks, and a block is gone through column by column:
+what a unit of an instrument makes is then fetched once for all rows of the block that hold it. A
+row's entries stand in ascending order of column, so that its sum is the same, bit for bit.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
@@ -25,8 +27,22 @@ from gpu_margin.backend import Backend, Rows, TailMeasure, TailResult, sum_dtype
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
-# Rows whose losses are held at a time; entries of rows in a quadratic form; options.
-_BLOCK_ROWS = 512
+# Rows of a block, the sums of it that are held, and how many rows a thread takes at least.
+_BLOCK_ROWS = 1 << 12
+_BLOCK_CELLS = 1 << 22
+_LEAST_ROWS = 1 << 8
+# Scenarios that are summed at a time, and whose sums are held at a time; sums whose tails are taken
+# at a time.
+_TILE_SCENARIOS = 1 << 8
+_HELD_SCENARIOS = 1 << 10
+_TAIL_CELLS = 1 << 18
+# Entries per column of the matrix from which copying it into tiles is worth it; those and scenarios
+# from which going through a block by column is; scenarios up to which a row is sorted as a whole.
+_TILED_ENTRIES = 16
+_COLUMN_ENTRIES = 4
+_COLUMN_SCENARIOS = 128
+_SORTED = 256
+# Entries of rows in a quadratic form; options.
 _BLOCK_ENTRIES = 1 << 13
 _BLOCK_OPTIONS = 1 << 14
 
@@ -69,38 +85,42 @@ class NumpyBackend:
 
     def weighted_sum(self, rows: Rows, matrix: Floats) -> Floats:
         """[row, scenario] sum of value x matrix[column, scenario]."""
-        wide = _widened(matrix, sum_dtype(np, rows, matrix))
-        result = np.empty((len(rows), matrix.shape[1]), dtype=wide.dtype)
+        tiles = _Tiles(_widened(matrix, sum_dtype(np, rows, matrix)), len(rows.column))
+        result = np.empty((len(rows), matrix.shape[1]), dtype=rows.value.dtype)
 
         def block(place: slice, chosen: Rows) -> None:
-            result[place] = _product(chosen, wide)
+            for scenarios, profits in tiles.products(chosen):
+                result[place, scenarios] = profits
 
-        _each_block(rows, block)
+        _each_block(rows, tiles.most_rows, block)
         return result
 
     def tail(
         self, rows: Rows, matrix: Floats, measures: Sequence[TailMeasure], scenarios: bool = False
     ) -> TailResult:
         """[row, measure], the first scenario of the largest loss, those of the tail."""
-        wide = _widened(matrix, sum_dtype(np, rows, matrix))
+        tiles = _Tiles(_widened(matrix, sum_dtype(np, rows, matrix)), len(rows.column))
         value = np.empty((len(rows), len(measures)))
         worst = np.empty(len(rows), dtype=np.int64)
         depth = max(len(measure.weights) for measure in measures)
         order = np.empty((len(rows), depth), dtype=np.int64) if scenarios else None
 
         def block(place: slice, chosen: Rows) -> None:
-            profits = _product(chosen, wide)
-            worst[place] = profits.argmin(axis=1)
-            if order is None:
-                losses = -_widened(_smallest(profits, depth))
-            else:
-                order[place] = _least(profits, depth)
-                found = np.take_along_axis(profits, order[place], axis=1)
-                losses = -_widened(np.ascontiguousarray(found.T))
+            kept = _Kept(len(chosen), depth, scenarios, rows.value.dtype)
+            for held, products in tiles.held(chosen):
+                step = max(1, _TAIL_CELLS // max(1, held.stop - held.start))
+                for start in range(0, len(chosen), step):
+                    own = [profits[start : start + step] for profits in products]
+                    profits = own[0] if len(own) == 1 else np.concatenate(own, axis=1)
+                    kept.add(slice(start, start + len(profits)), held.start, profits)
+            losses = np.ascontiguousarray(-_widened(kept.profits).T)
             for column, measure in enumerate(measures):
                 value[place, column] = _weighted_tail(losses, measure)
+            worst[place] = kept.worst
+            if order is not None:
+                order[place] = kept.scenarios
 
-        _each_block(rows, block)
+        _each_block(rows, tiles.most_rows, block)
         return TailResult(value, worst, order)
 
     def quadratic_form(self, rows: Rows, matrix: Floats) -> Floats:
@@ -180,14 +200,17 @@ def _in_threads(work: Callable[[int], None], starts: range) -> None:
             task.result()
 
 
-def _each_block(rows: Rows, work: Callable[[slice, Rows], None]) -> None:
-    """Call `work` with every block of rows."""
-    _in_threads(lambda start: work(*_block(rows, start)), range(0, len(rows), _BLOCK_ROWS))
+def _each_block(rows: Rows, most: int, work: Callable[[slice, Rows], None]) -> None:
+    """Call `work` with every block of at most so many rows, with as many blocks for each thread."""
+    threads = os.cpu_count() or 1
+    blocks = threads * -(-len(rows) // (threads * most))
+    step = max(min(_LEAST_ROWS, most), -(-len(rows) // max(1, blocks)))
+    _in_threads(lambda start: work(*_block(rows, start, step)), range(0, len(rows), step))
 
 
-def _block(rows: Rows, start: int) -> tuple[slice, Rows]:
-    """The rows from `start` on, as many as a block has, and their place among all."""
-    offsets = rows.offsets[start : start + _BLOCK_ROWS + 1]
+def _block(rows: Rows, start: int, step: int) -> tuple[slice, Rows]:
+    """`step` rows from `start` on, or as many as are left, and their place among all."""
+    offsets = rows.offsets[start : start + step + 1]
     entries = slice(offsets[0], offsets[-1])
     place = slice(start, start + len(offsets) - 1)
     return place, Rows(offsets - offsets[0], rows.column[entries], rows.value[entries])
@@ -198,20 +221,100 @@ def _widened(array: Floats, dtype: Any = np.float64) -> Floats:
     return array.astype(dtype, copy=False)
 
 
-def _product(rows: Rows, matrix: Floats) -> Floats:
-    """[row, scenario] by scipy, which adds value x matrix row after row into zeros.
+class _Tiles:
+    """A matrix [column, scenario] in tiles of scenarios, of which a few rows fit into the cache.
 
-    In the dtype that both have: another is what scipy would convert at every call.
+    In the dtype of the values that it is multiplied by: another is what scipy would convert at
+    every call. `entries` is how many there are: few are not worth the copies. A block should have
+    `most_rows` at most.
     """
-    sparse = csr_array((rows.value, rows.column, rows.offsets), shape=(len(rows), len(matrix)))
-    return np.asarray(sparse @ matrix)
+
+    def __init__(self, matrix: Floats, entries: int) -> None:
+        scenarios = matrix.shape[1]
+        count = -(-scenarios // _TILE_SCENARIOS) if entries > _TILED_ENTRIES * len(matrix) else 1
+        step = max(1, -(-scenarios // max(1, count)))
+        held = max(1, min(scenarios, _HELD_SCENARIOS) if count > 1 else scenarios)
+        self.most_rows = max(1, min(_BLOCK_ROWS, _BLOCK_CELLS // held))
+        starts = range(0, scenarios, step) if scenarios else range(1)
+        self._scenarios = [slice(start, min(start + step, scenarios)) for start in starts]
+        self._tiles: list[Floats] = [matrix] * len(self._scenarios)
+
+        def tile(number: int) -> None:
+            self._tiles[number] = np.ascontiguousarray(matrix[:, self._scenarios[number]])
+
+        if count > 1:
+            _in_threads(tile, range(len(self._tiles)))
+        else:
+            tile(0)
+
+    def products(self, rows: Rows) -> Iterator[tuple[slice, Floats]]:
+        """[row, scenario] of each tile by scipy, which adds value x matrix one by one into zeros.
+
+        By column, where the rows are ordered so and enough of them have a column in common.
+        """
+        columns, scenarios = self._tiles[0].shape
+        sparse: Any = csr_array((rows.value, rows.column, rows.offsets), shape=(len(rows), columns))
+        shared = len(rows.column) > _COLUMN_ENTRIES * columns and scenarios >= _COLUMN_SCENARIOS
+        if shared and sparse.has_sorted_indices:
+            sparse = sparse.tocsc()
+        for place, tile in zip(self._scenarios, self._tiles, strict=True):
+            yield place, np.asarray(sparse @ tile)
+
+    def held(self, rows: Rows) -> Iterator[tuple[slice, list[Floats]]]:
+        """The products of as many tiles as are held at a time, and their scenarios."""
+        products: list[Floats] = []
+        start = 0
+        for place, profits in self.products(rows):
+            products.append(profits)
+            if place.stop - start >= _HELD_SCENARIOS or place is self._scenarios[-1]:
+                yield slice(start, place.stop), products
+                products, start = [], place.stop
+
+
+class _Kept:
+    """The smallest profits of rows in the scenarios that were added so far.
+
+    `profits` [row, place] ascending, `depth` of them in the end; `scenarios` [row, place] their
+    codes, where asked for, of equal profits the earlier first; `worst` [row] the first scenario of
+    the smallest.
+    """
+
+    def __init__(self, rows: int, depth: int, scenarios: bool, dtype: Any) -> None:
+        self._depth, self._asked = depth, scenarios
+        self.profits = np.empty((rows, depth), dtype=dtype)
+        self.scenarios = np.empty((rows, depth if scenarios else 0), dtype=np.int64)
+        self.worst = np.zeros(rows, dtype=np.int64)
+
+    def add(self, rows: slice, start: int, profits: Floats) -> None:
+        """Take in profits [row, scenario] of the scenarios from `start` on; they are reordered."""
+        before = min(start, self._depth)
+        least, kept = profits.argmin(axis=1), self.profits[rows, :before]
+        if before:
+            found = np.take_along_axis(profits, least[:, None], axis=1)[:, 0] < kept[:, 0]
+            self.worst[rows][found] = start + least[found]
+            profits = np.concatenate([kept, profits], axis=1)
+        else:
+            self.worst[rows] = least
+        count = min(self._depth, profits.shape[1])
+        if not self._asked:
+            self.profits[rows, :count] = _smallest(profits, count)
+            return
+        # What was kept stands first, so that of equal profits the earlier scenario stays so.
+        place = _least(profits, count)
+        self.profits[rows, :count] = np.take_along_axis(profits, place, axis=1)
+        code = place - before + start
+        if before:
+            known = np.take_along_axis(self.scenarios[rows], np.minimum(place, before - 1), axis=1)
+            code = np.where(place < before, known, code)
+        self.scenarios[rows, :count] = code
 
 
 def _smallest(profits: Floats, count: int) -> Floats:
-    """[count, row] the smallest profits of each row, ascending; `profits` is reordered."""
-    if count < profits.shape[1]:
+    """[row, count] the smallest profits of each row, ascending; `profits` is reordered."""
+    if profits.shape[1] > _SORTED and count < profits.shape[1]:
         profits.partition(count - 1, axis=1)
-    return np.ascontiguousarray(np.sort(profits[:, :count], axis=1).T)
+        profits = profits[:, :count]
+    return np.sort(profits, axis=1)[:, :count]
 
 
 def _least(profits: Floats, count: int) -> Ints:

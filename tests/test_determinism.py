@@ -98,6 +98,35 @@ def test_numpy(
     same(answers(backends.load("numpy"), *case), reference)
 
 
+# How the reference may go through a block: by column, in tiles of scenarios, a few of them held.
+BY_COLUMN = {"_COLUMN_ENTRIES": 0, "_COLUMN_SCENARIOS": 1}
+TILED = {"_TILED_ENTRIES": 0, "_TILE_SCENARIOS": 7}
+HELD = {**TILED, "_HELD_SCENARIOS": 20, "_TAIL_CELLS": 300, "_SORTED": 5}
+
+
+@pytest.mark.parametrize("settings", [BY_COLUMN, TILED, BY_COLUMN | TILED, HELD, BY_COLUMN | HELD])
+def test_numpy_by_column_and_in_tiles(
+    settings: dict[str, int],
+    case: tuple[Rows, np.ndarray[Any, Any]],
+    reference: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setattr(numpy_backend, name, value)
+    same(answers(backends.load("numpy"), *case), reference)
+
+
+def test_the_stored_order_of_unordered_rows_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in BY_COLUMN.items():
+        monkeypatch.setattr(numpy_backend, name, value)
+    rng = np.random.default_rng(78)
+    entries = 40 * 60
+    rows = Rows(np.arange(41) * 60, rng.integers(0, 50, entries), rng.normal(size=entries))
+    matrix = rng.normal(size=(50, 30))
+    ours = backends.load("numpy").weighted_sum(rows, matrix)
+    assert np.array_equal(ours, numba_backend.BACKEND.weighted_sum(rows, matrix))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_numba(threads: int, case: tuple[Rows, np.ndarray[Any, Any]], reference: Answers) -> None:
     before = numba.get_num_threads()
