@@ -68,7 +68,8 @@ class SimulationMargin:
             input_bytes=2.5 * book
             + 8.0 * min(REFERENCE_CELLS, size.accounts * size.scenarios)
             + 8.0 * cells,
-            backend_bytes=48.0 * size.accounts + SLACK + converted,
+            # NumPy has the matrix in tiles beside it.
+            backend_bytes=48.0 * size.accounts + SLACK + converted + number * cells,
             baseline_bytes=8.0 * size.accounts * size.scenarios + book,
             steps=float(entries * size.scenarios),
         )
