@@ -31,11 +31,11 @@ Ints = NDArray[np.int64]
 _BLOCK_ROWS = 1 << 12
 _BLOCK_CELLS = 1 << 22
 _LEAST_ROWS = 1 << 8
-# Scenarios that are summed at a time, and whose sums are held at a time; sums whose tails are taken
-# at a time.
+# Scenarios that are summed at a time; sums whose tails are taken at a time; profits of tails that
+# are kept from one tile of scenarios to the next.
 _TILE_SCENARIOS = 1 << 8
-_HELD_SCENARIOS = 1 << 10
 _TAIL_CELLS = 1 << 18
+_KEPT_CELLS = 1 << 25
 # Entries per column of the matrix from which copying it into tiles is worth it; those and scenarios
 # from which going through a block by column is; scenarios up to which a row is sorted as a whole.
 _TILED_ENTRIES = 16
@@ -85,42 +85,41 @@ class NumpyBackend:
 
     def weighted_sum(self, rows: Rows, matrix: Floats) -> Floats:
         """[row, scenario] sum of value x matrix[column, scenario]."""
-        tiles = _Tiles(_widened(matrix, sum_dtype(np, rows, matrix)), len(rows.column))
-        result = np.empty((len(rows), matrix.shape[1]), dtype=rows.value.dtype)
+        dtype = sum_dtype(np, rows, matrix)
+        result = np.empty((len(rows), matrix.shape[1]), dtype=dtype)
+        for scenarios, tile in _tiles(matrix, dtype, len(rows.column)):
 
-        def block(place: slice, chosen: Rows) -> None:
-            for scenarios, profits in tiles.products(chosen):
-                result[place, scenarios] = profits
+            def block(
+                place: slice, chosen: Rows, tile: Floats = tile, scenarios: slice = scenarios
+            ) -> None:
+                result[place, scenarios] = _product(chosen, tile)
 
-        _each_block(rows, tiles.most_rows, block)
+            _each_block(rows, tile.shape[1], block)
         return result
 
     def tail(
         self, rows: Rows, matrix: Floats, measures: Sequence[TailMeasure], scenarios: bool = False
     ) -> TailResult:
         """[row, measure], the first scenario of the largest loss, those of the tail."""
-        tiles = _Tiles(_widened(matrix, sum_dtype(np, rows, matrix)), len(rows.column))
+        sum_dtype(np, rows, matrix)
         value = np.empty((len(rows), len(measures)))
         worst = np.empty(len(rows), dtype=np.int64)
         depth = max(len(measure.weights) for measure in measures)
         order = np.empty((len(rows), depth), dtype=np.int64) if scenarios else None
-
-        def block(place: slice, chosen: Rows) -> None:
-            kept = _Kept(len(chosen), depth, scenarios, rows.value.dtype)
-            for held, products in tiles.held(chosen):
-                step = max(1, _TAIL_CELLS // max(1, held.stop - held.start))
-                for start in range(0, len(chosen), step):
-                    own = [profits[start : start + step] for profits in products]
-                    profits = own[0] if len(own) == 1 else np.concatenate(own, axis=1)
-                    kept.add(slice(start, start + len(profits)), held.start, profits)
-            losses = np.ascontiguousarray(-_widened(kept.profits).T)
-            for column, measure in enumerate(measures):
-                value[place, column] = _weighted_tail(losses, measure)
+        step = max(1, _KEPT_CELLS // depth)
+        for start in range(0, len(rows), step):
+            place, chosen = _block(rows, start, step)
+            kept = _kept(chosen, matrix, depth, scenarios)
+            for begin in range(0, len(chosen), _BLOCK_ROWS):
+                losses = np.ascontiguousarray(
+                    -_widened(kept.profits[begin : begin + _BLOCK_ROWS]).T
+                )
+                first = start + begin
+                for column, measure in enumerate(measures):
+                    value[first : first + losses.shape[1], column] = _weighted_tail(losses, measure)
             worst[place] = kept.worst
             if order is not None:
                 order[place] = kept.scenarios
-
-        _each_block(rows, tiles.most_rows, block)
         return TailResult(value, worst, order)
 
     def quadratic_form(self, rows: Rows, matrix: Floats) -> Floats:
@@ -200,8 +199,9 @@ def _in_threads(work: Callable[[int], None], starts: range) -> None:
             task.result()
 
 
-def _each_block(rows: Rows, most: int, work: Callable[[slice, Rows], None]) -> None:
-    """Call `work` with every block of at most so many rows, with as many blocks for each thread."""
+def _each_block(rows: Rows, scenarios: int, work: Callable[[slice, Rows], None]) -> None:
+    """Call `work` with every block of rows, with as many blocks for each thread."""
+    most = max(1, min(_BLOCK_ROWS, _BLOCK_CELLS // max(1, scenarios)))
     threads = os.cpu_count() or 1
     blocks = threads * -(-len(rows) // (threads * most))
     step = max(min(_LEAST_ROWS, most), -(-len(rows) // max(1, blocks)))
@@ -221,54 +221,61 @@ def _widened(array: Floats, dtype: Any = np.float64) -> Floats:
     return array.astype(dtype, copy=False)
 
 
-class _Tiles:
-    """A matrix [column, scenario] in tiles of scenarios, of which a few rows fit into the cache.
+def _tiles(matrix: Floats, dtype: Any, entries: int) -> Iterator[tuple[slice, Floats]]:
+    """A matrix [column, scenario] in tiles of scenarios, one after another in the same memory.
 
-    In the dtype of the values that it is multiplied by: another is what scipy would convert at
-    every call. `entries` is how many there are: few are not worth the copies. A block should have
-    `most_rows` at most.
+    In the dtype in which it is summed: another is what scipy would convert at every call. `entries`
+    is how many are to be multiplied: few are not worth the copies.
     """
+    columns, scenarios = matrix.shape
+    if scenarios <= _TILE_SCENARIOS or entries <= _TILED_ENTRIES * columns:
+        yield slice(0, scenarios), np.ascontiguousarray(_widened(matrix, dtype))
+        return
+    step = -(-scenarios // -(-scenarios // _TILE_SCENARIOS))
+    memory = np.empty(columns * step, dtype=dtype)
+    for start in range(0, scenarios, step):
+        place = slice(start, min(start + step, scenarios))
+        width = place.stop - start
+        tile = memory[: columns * width].reshape(columns, width)
 
-    def __init__(self, matrix: Floats, entries: int) -> None:
-        scenarios = matrix.shape[1]
-        count = -(-scenarios // _TILE_SCENARIOS) if entries > _TILED_ENTRIES * len(matrix) else 1
-        step = max(1, -(-scenarios // max(1, count)))
-        held = max(1, min(scenarios, _HELD_SCENARIOS) if count > 1 else scenarios)
-        self.most_rows = max(1, min(_BLOCK_ROWS, _BLOCK_CELLS // held))
-        starts = range(0, scenarios, step) if scenarios else range(1)
-        self._scenarios = [slice(start, min(start + step, scenarios)) for start in starts]
-        self._tiles: list[Floats] = [matrix] * len(self._scenarios)
+        def copy(first: int, tile: Floats = tile, place: slice = place) -> None:
+            lines = slice(first, first + _BLOCK_ROWS)
+            tile[lines] = matrix[lines, place]
 
-        def tile(number: int) -> None:
-            self._tiles[number] = np.ascontiguousarray(matrix[:, self._scenarios[number]])
+        _in_threads(copy, range(0, columns, _BLOCK_ROWS))
+        yield place, tile
 
-        if count > 1:
-            _in_threads(tile, range(len(self._tiles)))
-        else:
-            tile(0)
 
-    def products(self, rows: Rows) -> Iterator[tuple[slice, Floats]]:
-        """[row, scenario] of each tile by scipy, which adds value x matrix one by one into zeros.
+def _product(rows: Rows, matrix: Floats) -> Floats:
+    """[row, scenario] by scipy, which adds value x matrix one after another into zeros.
 
-        By column, where the rows are ordered so and enough of them have a column in common.
-        """
-        columns, scenarios = self._tiles[0].shape
-        sparse: Any = csr_array((rows.value, rows.column, rows.offsets), shape=(len(rows), columns))
-        shared = len(rows.column) > _COLUMN_ENTRIES * columns and scenarios >= _COLUMN_SCENARIOS
-        if shared and sparse.has_sorted_indices:
-            sparse = sparse.tocsc()
-        for place, tile in zip(self._scenarios, self._tiles, strict=True):
-            yield place, np.asarray(sparse @ tile)
+    By column, where the rows are ordered so and enough of them have a column in common.
+    """
+    columns, scenarios = matrix.shape
+    sparse: Any = csr_array((rows.value, rows.column, rows.offsets), shape=(len(rows), columns))
+    shared = len(rows.column) > _COLUMN_ENTRIES * columns and scenarios >= _COLUMN_SCENARIOS
+    if shared and sparse.has_sorted_indices:
+        sparse = sparse.tocsc()
+    return np.asarray(sparse @ matrix)
 
-    def held(self, rows: Rows) -> Iterator[tuple[slice, list[Floats]]]:
-        """The products of as many tiles as are held at a time, and their scenarios."""
-        products: list[Floats] = []
-        start = 0
-        for place, profits in self.products(rows):
-            products.append(profits)
-            if place.stop - start >= _HELD_SCENARIOS or place is self._scenarios[-1]:
-                yield slice(start, place.stop), products
-                products, start = [], place.stop
+
+def _kept(rows: Rows, matrix: Floats, depth: int, scenarios: bool) -> _Kept:
+    """The smallest profits of all rows."""
+    kept = _Kept(len(rows), depth, scenarios, rows.value.dtype)
+    for place, tile in _tiles(matrix, rows.value.dtype, len(rows.column)):
+        step = max(1, _TAIL_CELLS // max(1, tile.shape[1]))
+
+        def block(
+            own: slice, chosen: Rows, place: slice = place, tile: Floats = tile, step: int = step
+        ) -> None:
+            profits = _product(chosen, tile)
+            for start in range(0, len(chosen), step):
+                part = profits[start : start + step]
+                first = own.start + start
+                kept.add(slice(first, first + len(part)), place.start, part)
+
+        _each_block(rows, tile.shape[1], block)
+    return kept
 
 
 class _Kept:

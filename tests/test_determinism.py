@@ -98,10 +98,10 @@ def test_numpy(
     same(answers(backends.load("numpy"), *case), reference)
 
 
-# How the reference may go through a block: by column, in tiles of scenarios, a few of them held.
+# How the reference may go through a block: by column, in tiles of scenarios, few rows at a time.
 BY_COLUMN = {"_COLUMN_ENTRIES": 0, "_COLUMN_SCENARIOS": 1}
 TILED = {"_TILED_ENTRIES": 0, "_TILE_SCENARIOS": 7}
-HELD = {**TILED, "_HELD_SCENARIOS": 20, "_TAIL_CELLS": 300, "_SORTED": 5}
+HELD = {**TILED, "_KEPT_CELLS": 300, "_TAIL_CELLS": 300, "_SORTED": 5}
 
 
 @pytest.mark.parametrize("settings", [BY_COLUMN, TILED, BY_COLUMN | TILED, HELD, BY_COLUMN | HELD])

@@ -294,7 +294,7 @@ static int finished(uint64_t now) {
 static void run(void) {
     struct epoll_event events[512];
     struct itimerspec tick = {{0, 0}, {0, 0}};
-    uint64_t step = rate > 10000 ? 100000 : rate > 0 && rate > 100 ? (uint64_t)(1e9 / rate) : 10000000;
+    uint64_t step = rate > 2000 ? 500000 : rate > 0 && rate > 100 ? (uint64_t)(1e9 / rate) : 10000000;
     int timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK), count;
     tick.it_interval.tv_nsec = tick.it_value.tv_nsec = (long)step;
     struct epoll_event ticking = {.events = EPOLLIN | EPOLLET, .data.u32 = UINT32_MAX};

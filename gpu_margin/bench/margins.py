@@ -68,8 +68,8 @@ class SimulationMargin:
             input_bytes=2.5 * book
             + 8.0 * min(REFERENCE_CELLS, size.accounts * size.scenarios)
             + 8.0 * cells,
-            # NumPy has the matrix in tiles beside it.
-            backend_bytes=48.0 * size.accounts + SLACK + converted + number * cells,
+            # NumPy keeps tails beside it, from one tile of scenarios to the next.
+            backend_bytes=48.0 * size.accounts + 2 * SLACK + converted,
             baseline_bytes=8.0 * size.accounts * size.scenarios + book,
             steps=float(entries * size.scenarios),
         )
