@@ -27,9 +27,11 @@ from gpu_margin.backend import Backend, Rows, TailMeasure, TailResult, sum_dtype
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 
-# Rows of a block, the sums of it that are held, and how many rows a thread takes at least.
+# Rows of a block, and the sums of it that are held; those of one that is gone through row by row;
+# how many rows a thread takes at least.
 _BLOCK_ROWS = 1 << 12
 _BLOCK_CELLS = 1 << 22
+_FEW_ROWS, _FEW_CELLS = 1 << 9, 1 << 18
 _LEAST_ROWS = 1 << 8
 # Scenarios that are summed at a time; sums whose tails are taken at a time; profits of tails that
 # are kept from one tile of scenarios to the next.
@@ -94,7 +96,7 @@ class NumpyBackend:
             ) -> None:
                 result[place, scenarios] = _product(chosen, tile)
 
-            _each_block(rows, tile.shape[1], block)
+            _each_block(rows, tile, block)
         return result
 
     def tail(
@@ -199,9 +201,17 @@ def _in_threads(work: Callable[[int], None], starts: range) -> None:
             task.result()
 
 
-def _each_block(rows: Rows, scenarios: int, work: Callable[[slice, Rows], None]) -> None:
-    """Call `work` with every block of rows, with as many blocks for each thread."""
-    most = max(1, min(_BLOCK_ROWS, _BLOCK_CELLS // max(1, scenarios)))
+def _each_block(rows: Rows, matrix: Floats, work: Callable[[slice, Rows], None]) -> None:
+    """Call `work` with every block of rows, with as many blocks for each thread.
+
+    Blocks are large where they are gone through by column, else small, so that they are in the
+    cache when their tails are taken.
+    """
+    scenarios = max(1, matrix.shape[1])
+    entries = _BLOCK_ROWS * len(rows.column) // max(1, len(rows))
+    few = max(_FEW_ROWS, _FEW_CELLS // scenarios)
+    most = max(1, _BLOCK_CELLS // scenarios) if _shared(entries, matrix) else few
+    most = min(_BLOCK_ROWS, most)
     threads = os.cpu_count() or 1
     blocks = threads * -(-len(rows) // (threads * most))
     step = max(min(_LEAST_ROWS, most), -(-len(rows) // max(1, blocks)))
@@ -251,12 +261,17 @@ def _product(rows: Rows, matrix: Floats) -> Floats:
 
     By column, where the rows are ordered so and enough of them have a column in common.
     """
-    columns, scenarios = matrix.shape
-    sparse: Any = csr_array((rows.value, rows.column, rows.offsets), shape=(len(rows), columns))
-    shared = len(rows.column) > _COLUMN_ENTRIES * columns and scenarios >= _COLUMN_SCENARIOS
-    if shared and sparse.has_sorted_indices:
+    shape = (len(rows), len(matrix))
+    sparse: Any = csr_array((rows.value, rows.column, rows.offsets), shape=shape)
+    if _shared(len(rows.column), matrix) and sparse.has_sorted_indices:
         sparse = sparse.tocsc()
     return np.asarray(sparse @ matrix)
+
+
+def _shared(entries: int, matrix: Floats) -> bool:
+    """Whether so many entries have so much of the matrix in common that columns come first."""
+    columns, scenarios = matrix.shape
+    return bool(entries > _COLUMN_ENTRIES * columns and scenarios >= _COLUMN_SCENARIOS)
 
 
 def _kept(rows: Rows, matrix: Floats, depth: int, scenarios: bool) -> _Kept:
@@ -274,7 +289,7 @@ def _kept(rows: Rows, matrix: Floats, depth: int, scenarios: bool) -> _Kept:
                 first = own.start + start
                 kept.add(slice(first, first + len(part)), place.start, part)
 
-        _each_block(rows, tile.shape[1], block)
+        _each_block(rows, tile, block)
     return kept
 
 
