@@ -199,10 +199,8 @@ def _smallest(
                 place = s
         if depth == 1:
             kept[0] = profit[place]
-        elif len(profit) <= _COUNTED:
-            _ordered(profit, kept, space)
         else:
-            kept[:] = np.sort(profit)[:depth]
+            _ordered(profit, kept, space)
         return place
     lanes[:] = np.inf
     for start in range(0, len(profit), len(lanes)):
@@ -217,8 +215,8 @@ def _smallest(
         count += profit[s] <= bound
     for place in range(count):
         near[place] = profit[code[place]]
-    if count > _COUNTED or count > 4 * depth + _LANES:  # many are equal
-        _inserted(profit, kept)
+    if count > 4 * depth + _LANES:  # many are equal
+        _inserted(near[:count], kept)
     else:
         _ordered(near[:count], kept, space)
     for place in range(count):
@@ -255,16 +253,15 @@ def _ordered(values: Floats, kept: Floats, space: Floats) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _inserted(profit: Floats, kept: Floats) -> None:
-    """Fill `kept` with the smallest profits, ascending, by insertion: fast where few go in."""
+def _inserted(values: Floats, kept: Floats) -> None:
+    """Fill `kept` with the smallest values, ascending, by insertion: fast where few go in."""
     depth = len(kept)
     if depth > _INSERTED:
-        kept[:] = np.sort(profit)[:depth]
+        kept[:] = np.sort(values)[:depth]
         return
     kept[:] = np.inf
     bound = np.inf
-    for s in range(len(profit)):
-        x = profit[s]
+    for x in values:
         if x < bound:
             hole = depth - 1
             while hole > 0 and kept[hole - 1] > x:

@@ -111,7 +111,7 @@ class NumpyBackend:
         step = max(1, _KEPT_CELLS // depth)
         for start in range(0, len(rows), step):
             place, chosen = _block(rows, start, step)
-            kept = _kept(chosen, matrix, depth, scenarios)
+            kept = _kept_of(chosen, matrix, depth, scenarios)
             for begin in range(0, len(chosen), _BLOCK_ROWS):
                 losses = np.ascontiguousarray(
                     -_widened(kept.profits[begin : begin + _BLOCK_ROWS]).T
@@ -274,7 +274,7 @@ def _shared(entries: int, matrix: Floats) -> bool:
     return bool(entries > _COLUMN_ENTRIES * columns and scenarios >= _COLUMN_SCENARIOS)
 
 
-def _kept(rows: Rows, matrix: Floats, depth: int, scenarios: bool) -> _Kept:
+def _kept_of(rows: Rows, matrix: Floats, depth: int, scenarios: bool) -> _Kept:
     """The smallest profits of all rows."""
     kept = _Kept(len(rows), depth, scenarios, rows.value.dtype)
     for place, tile in _tiles(matrix, rows.value.dtype, len(rows.column)):

@@ -348,6 +348,3 @@ def _one_whatif(
 def _found(account: str | None, table: pl.DataFrame) -> None:
     if account is not None and table.is_empty():
         raise ConfigError(f"--account {account!r}: there is no such account")
-
-
-# ---------------------------------------------------------------- files and exit codes

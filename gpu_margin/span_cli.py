@@ -300,6 +300,3 @@ def _changes(
         raise ConfigError("--remove: name the account that holds it with --account")
     found += [{"contract_id": one, "quantity": None, "action": "remove"} for one in remove or ()]
     return [{"account_id": account, **one} for one in found]
-
-
-# ---------------------------------------------------------------- files and exit codes
