@@ -66,7 +66,18 @@ def test_an_open_loop_keeps_its_pace(load: Any) -> None:
     with serving(server) as port:
         found = load(port, gets(5), seconds=1.0, rate=300, connections=8)
     assert len(server.seen) == found["statuses"]["200"] == 300
+    # The last ones may be answered after the end.
     assert sum(found["per_second"]) == 300
+
+
+def test_answers_after_the_end_are_of_their_second(load: Any) -> None:
+    server = ToyServer()
+    server.plan.extend(["ok"] * 9 + ["1.5"])
+    with serving(server) as port:
+        found = load(port, gets(5), seconds=1.0, rate=10, connections=1)
+    assert found["statuses"] == {"200": 10}
+    assert sum(found["per_second"]) == 10
+    assert len(found["per_second"]) >= 3 and found["per_second"][-1] >= 1
 
 
 def test_an_open_loop_sees_a_server_that_stood_still(load: Any) -> None:

@@ -47,12 +47,19 @@ static void print_counts(void) {
     print_times("shed_ms", &seen.shed);
 }
 
+/* Those of the run and after it, until the last answer. */
+static uint64_t seconds_told(void) {
+    uint64_t told = MOST_SECONDS + 8, run = (end - begin + SECOND - 1) / SECOND;
+    while (told > run && !seen.per_second[told - 1]) told--;
+    return told;
+}
+
 static void print_lists(void) {
     printf(", \"acknowledged\": [");
     for (uint32_t number = 0; ordered && number < lane_count; number++)
         printf("%s%u", number ? ", " : "", lanes[number].acknowledged);
     printf("], \"per_second\": [");
-    for (uint64_t second = 0; second * SECOND < end - begin; second++)
+    for (uint64_t second = 0, told = seconds_told(); second < told; second++)
         printf("%s%llu", second ? ", " : "", (unsigned long long)seen.per_second[second]);
     printf("]}\n");
 }
