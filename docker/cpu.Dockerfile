@@ -1,7 +1,5 @@
-# gpu-margin on a CPU: NumPy and Numba backends, and the demo exchange.
-#
-#   docker build --file docker/cpu.Dockerfile --tag gpu-margin:cpu .
-#   docker run --rm --volume "$PWD/data:/data" gpu-margin:cpu run /data/config.toml --out /data/results
+# gpu-margin on a CPU: NumPy and Numba backends, the demo exchange, and the risk server.
+# The README has the commands ("In a container").
 
 FROM python:3.12-slim AS wheel
 WORKDIR /tmp/build
@@ -13,7 +11,7 @@ COPY constraints.txt /wheels/constraints.txt
 COPY --from=wheel /wheels /wheels
 # The wheel and nothing of the source: what runs is what was tested.
 RUN python -m pip install --no-cache-dir --constraint /wheels/constraints.txt \
-        "gpu-margin[fast,demo] @ file://$(ls /wheels/gpu_margin-*.whl)" \
+        "gpu-margin[fast,demo,serve,kafka,postgres] @ file://$(ls /wheels/gpu_margin-*.whl)" \
     && rm -rf /wheels \
     && useradd --create-home --uid 1000 margin
 # Numba and report caches go to the user's home; data is mounted.
