@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -195,6 +199,118 @@ def test_too_many_questions_are_told_to_come_again(server: Running) -> None:
     for one in answers:
         if one.status_code == 503:
             assert f"{DEPTH} requests" in problem(one, 503)["detail"]
+
+
+def sent_twice(server: Running) -> socket.socket:
+    """A connection that was refused and has asked again, though it was told to wait."""
+    body = json.dumps(WHATIF).encode()
+    lines = [
+        b"POST /v1/whatif HTTP/1.1",
+        b"Host: 127.0.0.1",
+        b"Content-Type: application/json",
+        b"Content-Length: %d" % len(body),
+    ]
+    connection = socket.create_connection(("127.0.0.1", server.port), 30)
+    request = b"\r\n".join(lines) + b"\r\n\r\n" + body
+    connection.sendall(request)
+    refused = connection.recv(1 << 16)
+    assert refused.startswith(b"HTTP/1.1 503") and b"retry-after: 2\r\n" in refused.lower()
+    connection.sendall(request)
+    return connection
+
+
+@contextmanager
+def full(server: Running) -> Iterator[None]:
+    """A server that has as many questions as it takes."""
+
+    def ask(_: int) -> int:
+        with server.client() as client:
+            return client.post("/v1/whatif/batch", json={"whatifs": [WHATIF]}).status_code
+
+    with ThreadPoolExecutor(DEPTH) as pool, held(server):
+        waiting = [pool.submit(ask, n) for n in range(DEPTH)]
+        while server.app._asking < DEPTH:
+            time.sleep(0.01)
+        yield
+    assert [one.result(30) for one in waiting] == [200] * DEPTH
+
+
+def test_who_is_refused_is_not_heard_again_for_a_while(server: Running) -> None:
+    """Told at once, then left unread; others are not."""
+    with full(server):
+        connection = sent_twice(server)
+        connection.settimeout(1.0)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        with server.client() as client:
+            assert client.get("/health").status_code == 200
+    connection.settimeout(30)
+    assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+    connection.close()
+
+
+def test_a_long_body_is_heard_to_its_end_first(tmp_path: Path) -> None:
+    """Though it is refused already: who sends all of it before it reads would learn it later."""
+    with (
+        running(demo_book(tmp_path, extra_toml=f"[server.limits]\nqueue_depth = {DEPTH}\n")) as one,
+        full(one),
+        one.client() as client,
+    ):
+        begun = time.monotonic()
+        problem(client.post("/v1/whatif/batch", content=b" " * (20 << 20), headers=JSON), 503)
+        assert time.monotonic() - begun < 1.5
+        assert client.get("/health").status_code == 200
+        assert time.monotonic() - begun > 2.0
+
+
+def test_what_comes_behind_a_refused_request_waits_too(server: Running) -> None:
+    """Two more requests in the same packet: answered after a while, in their order."""
+    get = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with full(server):
+        connection = socket.create_connection(("127.0.0.1", server.port), 30)
+        paths = (b"/v1/accounts/" + MINE.encode(), b"/health", b"/ready")
+        connection.sendall(b"".join(get % path for path in paths))
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 503")
+        connection.settimeout(1.0)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(30)
+        found = b""
+        while found.count(b"HTTP/1.1 200") < 2 or not found.endswith(b"}"):
+            found += connection.recv(1 << 16)
+        assert found.index(b'"ok"') < found.index(b'"ready"')
+        connection.close()
+
+
+def no_warnings(caplog: pytest.LogCaptureFixture) -> bool:
+    return not [one for one in caplog.records if one.levelno >= logging.WARNING]
+
+
+def test_who_is_not_heard_may_go(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    with full(server):
+        connection = sent_twice(server)
+        # Not in order, but reset.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        time.sleep(2.5)
+        with server.client() as client:
+            assert client.get("/health").status_code == 200
+    assert no_warnings(caplog)
+
+
+def test_a_server_stops_though_it_does_not_hear_someone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with limited_server(tmp_path) as server:
+        with full(server):
+            connection = sent_twice(server)
+        server.stop()
+    with connection:
+        connection.settimeout(30)
+        # What it had not read is gone with the connection.
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
+    assert no_warnings(caplog)
 
 
 def test_too_many_changes_are_told_to_come_again(server: Running) -> None:

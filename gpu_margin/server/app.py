@@ -6,7 +6,6 @@ The routes that must be fast are answered here, without a framework; the others 
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 import re
@@ -30,7 +29,9 @@ Headers = list[tuple[bytes, bytes]]
 
 _log = logging.getLogger("gpu_margin.server")
 _PUBLIC = frozenset({"/", "/health", "/ready", "/favicon.ico"})
-_SHED_SECONDS = 1.0
+# The ASGI extension by which a connection is left unread for some seconds after its answer.
+HOLD = "gpu_margin.hold"
+_HOLD_SECONDS = 2.0
 _FOR_BROWSERS = frozenset({"/docs", "/openapi.json", "/metrics"})
 _REQUEST_ID = b"x-request-id"
 _LONGEST_PATH = 512
@@ -90,7 +91,7 @@ class App:
 
     `routes` are answered here, all else by `pages`, which count their own. `seen` is told of every
     request (route, status, seconds); `lifespan` starts and stops what is behind. No more than
-    `most` requests are worked at; what is beyond gets 503.
+    `most` requests are worked at; what is beyond gets 503, and is not heard again for a while.
     """
 
     def __init__(
@@ -153,9 +154,8 @@ class App:
                 await self._to_pages(scope, receive, send, headers, request_id)
                 return 0
             if self._asking >= self._most:
-                # Not at once: who asks again in no time would take the time of the others.
-                await asyncio.sleep(_SHED_SECONDS)
-                raise busy(f"{self._most} requests are worked at already")
+                _hold(scope)
+                raise busy(f"{self._most} requests are worked at already", _HOLD_SECONDS)
             route = found.get(scope["method"])
             principal = self._admitted(route.scope if route else None, scope)
             if route is None:
@@ -325,6 +325,13 @@ def _refusal(refused: Refused, path: str) -> Problem:
         way_out="ask who runs the server for a key with this scope",
         headers={"WWW-Authenticate": refused.challenge} if refused.challenge else None,
     )
+
+
+def _hold(scope: Scope) -> None:
+    """Who is told to come again later is not heard before, where the server can do that."""
+    hold = scope.get("extensions", {}).get(HOLD)
+    if hold is not None:
+        hold(_HOLD_SECONDS)
 
 
 def _client(scope: Scope) -> str:

@@ -26,9 +26,9 @@ from gpu_margin.server.app import App
 from gpu_margin.server.audit import Audit
 from gpu_margin.server.audit_file import InUse
 from gpu_margin.server.desk import Desk
+from gpu_margin.server.holding import HoldingProtocol
 from gpu_margin.server.hot_routes import HotRoutes
 from gpu_margin.server.house import House
-from gpu_margin.server.joining import JoinedProtocol
 from gpu_margin.server.kafka_feed import KafkaFeed
 from gpu_margin.server.metrics import Metrics
 from gpu_margin.server.openapi import document
@@ -230,7 +230,7 @@ def uvicorn_config(app: App, settings: ServerSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=JoinedProtocol,
+        http=HoldingProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
