@@ -49,7 +49,7 @@ state = "state"
 snapshot_rows = {snapshot_rows}
 
 [server.limits]
-queue_depth = 128
+queue_depth = 96
 
 [server.access]
 keys = "keys.toml"
