@@ -3,18 +3,20 @@
 Such a rulebook prepares, per instrument, the exposure of one contract and the requirement of
 one contract held long or short alone, and says what any row of net positions requires and what a
 unit more of anything would add to it (`UnitRisk`). `Prepared` makes the rest of it: the figures of
-sets, groups and accounts are one re-keying of rows after the other.
+sets, groups and accounts are one re-keying of rows after the other. A requirement of several terms
+is one of unit risk, too (`unit_of`, `margin_of_terms`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_margin import pricing
 from gpu_margin.backend import Backend, TailMeasure
 from gpu_margin.books import Placed, book_of, placed
 from gpu_margin.market import Market
@@ -141,6 +143,111 @@ class Prepared:
         worst = _account_worst(portfolio, unit.measure(placed(rows, unit.backend)).worst, unit)
         scenario = worst[portfolio.set_account[entry_rows(rows)]]
         return np.asarray(rows.value * unit.unit_pnl[rows.column, scenario], dtype=np.float64)
+
+
+class Terms(Protocol):
+    """What rows require, [row] on the host, and the terms it is made of; see `Requirement`."""
+
+    @property
+    def amount(self) -> Floats:
+        """The requirement, at least 0."""
+        ...
+
+    @property
+    def components(self) -> Mapping[str, Floats]:
+        """The terms that are in force, which add up to it."""
+        ...
+
+    @property
+    def worst(self) -> Ints:
+        """Codes of the worst scenarios."""
+        ...
+
+
+class TermRisk(Protocol):
+    """What says the terms of rows of net positions."""
+
+    backend: Backend
+
+    def terms(self, rows: Placed) -> Terms:
+        """The terms of rows."""
+        ...
+
+
+class Slopes(Protocol):
+    """A module that says the slopes of a `TermRisk`, per unit of what it makes units of."""
+
+    def instruments(self, risk: Any) -> Any:
+        """One contract of each instrument."""
+        ...
+
+    def exposures(self, risk: Any) -> Any:
+        """An exposure of 1 to each factor."""
+        ...
+
+    def loss_rates(self, risk: Any, rows: Placed, probes: Rows, units: Any) -> Floats:
+        """[probe entry] slopes of what the rows require, per unit of each column of `probes`."""
+        ...
+
+
+def unit_of(
+    risk: TermRisk,
+    slopes: Slopes,
+    market: Market,
+    component: str,
+    scenarios: tuple[str, ...],
+    unit_pnl: Floats | None = None,
+) -> UnitRisk:
+    """The unit risk of terms, with slopes that are not smoothed; the rest is as in `UnitRisk`.
+
+    It has no scenario vectors: a requirement of several terms is no measure of a sum of these.
+    """
+    backend, count = risk.backend, len(market.instruments)
+
+    def measure(rows: Placed) -> Amount:
+        return _amount(risk.terms(rows), backend)
+
+    def rates(rows: Placed, probes: Rows, of: Of, smooth: bool) -> Floats:
+        units = slopes.instruments(risk) if of == "instrument" else slopes.exposures(risk)
+        return slopes.loss_rates(risk, rows, probes, units)
+
+    return UnitRisk(
+        market=market,
+        backend=backend,
+        component=component,
+        exposure=backend.to_device(pricing.unit_exposure(market.instruments)),
+        long=own_requirement(1.0, count, measure, backend),
+        short=own_requirement(-1.0, count, measure, backend),
+        measure=measure,
+        rates=rates,
+        scenarios=scenarios,
+        unit_pnl=unit_pnl,
+    )
+
+
+def margin_of_terms(risk: TermRisk, unit: UnitRisk, portfolio: Portfolio) -> list[Margin]:
+    """Initial margin as `Prepared.margin` has it; components of a netting set are its terms."""
+    of_sets: list[Terms] = []
+
+    def measure(rows: Placed) -> Amount:
+        terms = risk.terms(rows)
+        if rows.host is portfolio.netted:
+            of_sets.append(terms)
+        return _amount(terms, unit.backend)
+
+    (margin,) = Prepared(replace(unit, measure=measure)).margin(portfolio)
+    return [replace(margin, components=of_sets[0].components)]
+
+
+def require_of_terms(risk: TermRisk, rows: Rows) -> Requirement:
+    """What rows of net positions (on the host) require; the same bits as `margin_of_terms`."""
+    terms = risk.terms(placed(rows, risk.backend))
+    return Requirement(terms.amount, terms.components, terms.worst)
+
+
+def _amount(terms: Terms, backend: Backend) -> Amount:
+    """The requirement on the device."""
+    return Amount(backend.to_device(terms.amount), terms.worst)
 
 
 def own_requirement(side: float, instruments: int, measure: Any, backend: Backend) -> Array:

@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -38,10 +38,10 @@ from pydantic import BeforeValidator, Field
 
 from gpu_margin import covariance, joint_slopes, pricing, unit_risk
 from gpu_margin.backend import Backend, TailMeasure
-from gpu_margin.books import Placed, placed
+from gpu_margin.books import placed
 from gpu_margin.failures import ConfigError
 from gpu_margin.joint_grid import GridParameters, cells_of, grid_pnl
-from gpu_margin.joint_risk import GridLosses, JointRisk, Rule, Tables, Terms
+from gpu_margin.joint_risk import GridLosses, JointRisk, Rule, Tables
 from gpu_margin.market import History, Market
 from gpu_margin.portfolio import Portfolio, Rows
 from gpu_margin.result import Margin, PositionFigures
@@ -53,7 +53,7 @@ from gpu_margin.scenarios import (
     simple_returns,
 )
 from gpu_margin.settings import Settings
-from gpu_margin.unit_risk import Amount, Of, Requirement, UnitRisk, own_requirement
+from gpu_margin.unit_risk import Of, Requirement, UnitRisk
 
 Inputs = Market
 Floats = NDArray[np.float64]
@@ -134,7 +134,9 @@ def prepare(parameters: Parameters, market: Market, backend: Backend) -> Prepare
     )
     rule = Rule(parameters.theta, parameters.offset_cap, parameters.two_sided)
     risk = JointRisk(tables, rule, backend)
-    return Prepared(_unit(risk, market, scenarios.names), risk)
+    names, pnl = scenarios.names, tables.pnl
+    unit = unit_risk.unit_of(risk, joint_slopes, market, "joint_risk", names, pnl)
+    return Prepared(unit, risk)
 
 
 @dataclass(frozen=True)
@@ -161,16 +163,7 @@ class Prepared:
 
     def margin(self, portfolio: Portfolio) -> list[Margin]:
         """Initial margin of every netting set, group and account."""
-        of_sets: list[Terms] = []
-
-        def measure(rows: Placed) -> Amount:
-            terms = self.risk.terms(rows)
-            if rows.host is portfolio.netted:
-                of_sets.append(terms)
-            return _amount(terms, self.unit.backend)
-
-        (margin,) = unit_risk.Prepared(replace(self.unit, measure=measure)).margin(portfolio)
-        return [replace(margin, components=of_sets[0].components)]
+        return unit_risk.margin_of_terms(self.risk, self.unit, portfolio)
 
     def positions(self, portfolio: Portfolio) -> PositionFigures:
         """Figures of net positions; the worst scenario is that of the expected shortfall."""
@@ -178,8 +171,7 @@ class Prepared:
 
     def require(self, rows: Rows) -> Requirement:
         """What rows of net positions (on the host) require; the same bits as in `margin`."""
-        terms = self.risk.terms(placed(rows, self.unit.backend))
-        return Requirement(terms.amount, terms.components, terms.worst)
+        return unit_risk.require_of_terms(self.risk, rows)
 
     def loss_rates(self, rows: Rows, probes: Rows, of: Of, smooth: bool = True) -> Floats:
         """[probe entry] what one more unit of each column adds to what its row requires.
@@ -257,33 +249,3 @@ def _shortfall(confidence: float, scenarios: int) -> TailMeasure:
     # Rounded, so that 0.994 of 1000 scenarios leaves 6 and not 7.
     worst = max(1, math.ceil(round((1.0 - confidence) * scenarios, 9)))
     return TailMeasure((1.0,) * worst, float(worst))
-
-
-def _unit(risk: JointRisk, market: Market, scenarios: tuple[str, ...]) -> UnitRisk:
-    """What `unit_risk` needs to make figures of sets, groups, accounts and positions."""
-    backend, count = risk.backend, len(market.instruments)
-
-    def measure(rows: Placed) -> Amount:
-        return _amount(risk.terms(rows), backend)
-
-    def rates(rows: Placed, probes: Rows, of: Of, smooth: bool) -> Floats:
-        asked = joint_slopes.instruments if of == "instrument" else joint_slopes.exposures
-        return joint_slopes.loss_rates(risk, rows, probes, asked(risk))
-
-    return UnitRisk(
-        market=market,
-        backend=backend,
-        component="joint_risk",
-        exposure=backend.to_device(pricing.unit_exposure(market.instruments)),
-        long=own_requirement(1.0, count, measure, backend),
-        short=own_requirement(-1.0, count, measure, backend),
-        measure=measure,
-        rates=rates,
-        scenarios=scenarios,
-        unit_pnl=risk.tables.pnl,
-    )
-
-
-def _amount(terms: Terms, backend: Backend) -> Amount:
-    """The requirement as `unit_risk` asks for it."""
-    return Amount(backend.to_device(terms.amount), terms.worst)

@@ -23,15 +23,14 @@ from numpy.typing import NDArray
 
 from gpu_margin import pricing, tims_slopes, unit_risk
 from gpu_margin.backend import Backend
-from gpu_margin.books import Placed, placed
 from gpu_margin.failures import ConfigError
 from gpu_margin.market import Instruments, Market
 from gpu_margin.portfolio import Portfolio, Rows
 from gpu_margin.result import Margin, PositionFigures
 from gpu_margin.tims_groups import groups_of
-from gpu_margin.tims_risk import Tables, Terms, TimsRisk
+from gpu_margin.tims_risk import Tables, TimsRisk
 from gpu_margin.tims_settings import TimsParameters
-from gpu_margin.unit_risk import Amount, Of, Requirement, UnitRisk, own_requirement
+from gpu_margin.unit_risk import Requirement
 
 Parameters = TimsParameters
 Inputs = Market
@@ -69,7 +68,8 @@ def prepare(parameters: Parameters, market: Market, backend: Backend) -> Prepare
         short=short,
     )
     risk = TimsRisk(tables, backend)
-    return Prepared(_unit(risk, market), risk)
+    unit = unit_risk.unit_of(risk, tims_slopes, market, "tims", groups.points)
+    return Prepared(unit, risk)
 
 
 @dataclass(frozen=True)
@@ -83,21 +83,11 @@ class Prepared(unit_risk.Prepared):
 
     def margin(self, portfolio: Portfolio) -> list[Margin]:
         """Initial margin of every netting set, group and account."""
-        of_sets: list[Terms] = []
-
-        def measure(rows: Placed) -> Amount:
-            terms = self.risk.terms(rows)
-            if rows.host is portfolio.netted:
-                of_sets.append(terms)
-            return _amount(terms, self.unit.backend)
-
-        (margin,) = unit_risk.Prepared(replace(self.unit, measure=measure)).margin(portfolio)
-        return [replace(margin, components=of_sets[0].components)]
+        return unit_risk.margin_of_terms(self.risk, self.unit, portfolio)
 
     def require(self, rows: Rows) -> Requirement:
         """What rows of net positions (on the host) require; the same bits as in `margin`."""
-        terms = self.risk.terms(placed(rows, self.unit.backend))
-        return Requirement(terms.amount, terms.components, terms.worst)
+        return unit_risk.require_of_terms(self.risk, rows)
 
     def positions(self, portfolio: Portfolio) -> PositionFigures:
         """Figures of net positions, with their profit at the account's worst point."""
@@ -123,35 +113,3 @@ def _market_value(instruments: Instruments) -> Floats:
     price[own] = np.maximum(pricing.black76(*(term[own] for term in terms)), 0.0)
     value: Floats = i.scale * price
     return value
-
-
-def _unit(risk: TimsRisk, market: Market) -> UnitRisk:
-    """What `unit_risk` needs to make figures of sets, groups, accounts and positions.
-
-    Without scenario vectors and unit P&L: a requirement is no measure of a sum of these.
-    """
-    backend, count = risk.backend, len(market.instruments)
-
-    def measure(rows: Placed) -> Amount:
-        return _amount(risk.terms(rows), backend)
-
-    def rates(rows: Placed, probes: Rows, of: Of, smooth: bool) -> Floats:
-        asked = tims_slopes.instruments if of == "instrument" else tims_slopes.exposures
-        return tims_slopes.loss_rates(risk, rows, probes, asked(risk))
-
-    return UnitRisk(
-        market=market,
-        backend=backend,
-        component="tims",
-        exposure=backend.to_device(pricing.unit_exposure(market.instruments)),
-        long=own_requirement(1.0, count, measure, backend),
-        short=own_requirement(-1.0, count, measure, backend),
-        measure=measure,
-        rates=rates,
-        scenarios=risk.tables.groups.points,
-    )
-
-
-def _amount(terms: Terms, backend: Backend) -> Amount:
-    """The requirement as `unit_risk` asks for it."""
-    return Amount(backend.to_device(terms.amount), terms.worst)
