@@ -17,9 +17,7 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,11 +27,9 @@ import crypto_paradex
 import crypto_plain
 import figures
 import numpy as np
-from simm_load import Bench, say
+from figures import Bench, say
 
-from gpu_margin import backend as backends
 from gpu_margin import crypto_files
-from gpu_margin.bench import machine
 from gpu_margin.crypto_book import INITIAL, MAINTENANCE, CryptoBook, CryptoMargin
 from gpu_margin.models import deribit_pm, derive_pm1, derive_pm2, derive_standard
 
@@ -186,21 +182,8 @@ def others(bench: Bench, accounts: int) -> None:
     rates(bench, name, accounts, partial(margined, recorded, book))
 
 
-def record(found: Sequence[figures.Figure], command: str) -> dict[str, Any]:
-    """Machine, versions, command, and figures with their targets."""
-    return {
-        "schema": 1,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
-        "machine": machine.describe(),
-        "versions": figures.versions([crypto_paradex.PACKAGE]),
-        "figures": [figure.to_dict() for figure in found],
-    }
-
-
 def measure(bench: Bench, asked: argparse.Namespace) -> None:
     """All of it."""
-    say(f"{bench.device.name}, best of {bench.rounds}")
     rate = ours(bench, asked.accounts)
     in_plain_python(bench, min(asked.plain, asked.accounts), rate)
     in_numpy(bench, asked.accounts, rate)
@@ -211,18 +194,8 @@ def measure(bench: Bench, asked: argparse.Namespace) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, record: 0, or 130 after Ctrl-C."""
     asked = arguments(words)
-    with tempfile.TemporaryDirectory(prefix="gpu-margin-crypto-") as folder:
-        bench = Bench(backends.load(asked.backend), asked.rounds, Path(folder), [])
-        try:
-            measure(bench, asked)
-        except KeyboardInterrupt:
-            return 130
-        finally:
-            print(figures.table(bench.found))
-    if asked.out is not None:
-        found = record(bench.found, command_line(asked))
-        say(f"written: {figures.write(found, asked.out, 'crypto')}")
-    return 0
+    facts = partial(figures.about, [crypto_paradex.PACKAGE])
+    return figures.run("crypto", asked, command_line(asked), measure, facts)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,11 @@ import argparse
 import gc
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,11 +28,10 @@ import figures
 import polars as pl
 import simm_book
 import simm_ore
-from figures import Figure
+from figures import MEGABYTE, Bench, say
 
 from gpu_margin import backend as backends
 from gpu_margin.backend import Backend
-from gpu_margin.bench import machine
 from gpu_margin.crif import Crif
 from gpu_margin.crif_parts import pieces
 from gpu_margin.io.crif import read_crif
@@ -44,7 +39,6 @@ from gpu_margin.models.simm import tables
 from gpu_margin.models.simm.calculation import Parameters, calculate
 from gpu_margin.simm_batches import ROWS
 
-MEGABYTE = 1e6
 TO_REACH, TO_REACH_FROM_FILE, TIMES_ORE, MOST_MEMORY = 11_000, 4_000, 50, 1_000
 # How much more a portfolio may cost in a book of ten times as many.
 GROWTH = 1.25
@@ -75,59 +69,6 @@ def command_line(asked: argparse.Namespace) -> str:
     words = [f"--portfolios {asked.portfolios}", f"--growth {growth}", f"--ore {asked.ore}"]
     words += [f"--rounds {asked.rounds}", f"--backend {asked.backend}"]
     return " ".join(["python benchmarks/simm_load.py", *words, "--out benchmarks/results"])
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """Of one call: CPU time of all threads, the kernel's share of it, and time on the clock."""
-
-    cpu: float
-    kernel: float
-    wall: float
-
-
-def clocks() -> tuple[float, float, float]:
-    """The clocks of `Seconds`, as they stand."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime, used.ru_stime, time.perf_counter()
-
-
-@dataclass
-class Bench:
-    """What is measured with, and what was."""
-
-    device: Backend
-    rounds: int
-    folder: Path
-    found: list[Figure]
-
-    def best(self, work: Callable[[], Any]) -> Seconds:
-        """The best of some rounds, by each clock, after one that does not count."""
-        work()
-        seconds = []
-        for _ in range(self.rounds):
-            gc.collect()
-            before = clocks()
-            done = work()
-            seconds.append(
-                tuple(late - early for early, late in zip(before, clocks(), strict=True))
-            )
-            del done
-        return Seconds(*(min(clock) for clock in zip(*seconds, strict=True)))
-
-    def rates(
-        self, scenario: str, portfolios: int, work: Callable[[], Any], target: float | None = None
-    ) -> float:
-        """Measure and note how many portfolios a second; that of CPU time is returned."""
-        seconds = self.best(work)
-        rate = portfolios / seconds.cpu
-        self.add(scenario, "per CPU second", rate, "/s", target)
-        self.add(scenario, "per second", portfolios / seconds.wall, "/s")
-        return rate
-
-    def add(self, scenario: str, name: str, value: float, *rest: Any) -> None:
-        self.found.append(Figure(scenario, name, value, *rest))
-        say(f"{scenario}: {name} {value:,.6g}")
 
 
 def margins(crif: Crif, device: Backend, version: str = tables.LATEST) -> pl.DataFrame:
@@ -274,22 +215,16 @@ def _status(key: str) -> int:
     return int(text.split(f"{key}:")[1].split()[0]) << 10
 
 
-def record(found: Sequence[Figure], command: str) -> dict[str, Any]:
-    """Machine, versions, command, and figures with their targets."""
+def facts() -> dict[str, Any]:
+    """Version of the rulebook, machine, and versions."""
     return {
-        "schema": 1,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
         "simm": tables.load(tables.LATEST).version,
-        "machine": machine.describe(),
-        "versions": figures.versions([simm_ore.PACKAGE]),
-        "figures": [figure.to_dict() for figure in found],
+        **figures.about([simm_ore.PACKAGE]),
     }
 
 
 def measure(bench: Bench, asked: argparse.Namespace) -> None:
     """All of it."""
-    say(f"{bench.device.name}, best of {bench.rounds}")
     rates = ours(bench, asked.portfolios)
     if asked.ore:
         try:
@@ -300,28 +235,13 @@ def measure(bench: Bench, asked: argparse.Namespace) -> None:
     memory(bench, list(dict.fromkeys((asked.portfolios, max(asked.growth)))))
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, record: 0, or 130 after Ctrl-C."""
     asked = arguments(words)
     if asked.peak:
         report_peak(*asked.peak)
         return 0
-    with tempfile.TemporaryDirectory(prefix="gpu-margin-simm-") as folder:
-        bench = Bench(backends.load(asked.backend), asked.rounds, Path(folder), [])
-        try:
-            measure(bench, asked)
-        except KeyboardInterrupt:
-            return 130
-        finally:
-            print(figures.table(bench.found))
-    if asked.out is not None:
-        found = record(bench.found, command_line(asked))
-        say(f"written: {figures.write(found, asked.out, 'simm')}")
-    return 0
+    return figures.run("simm", asked, command_line(asked), measure, facts)
 
 
 if __name__ == "__main__":

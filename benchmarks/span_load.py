@@ -19,10 +19,8 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,14 +34,10 @@ import span_marginism
 import span_plain
 import span_positions
 import span_reading
-from figures import Figure
-from simm_load import MEGABYTE, Bench, say
+from figures import MEGABYTE, Bench, say
 from span_contracts import Exchange
 from span_xml_contracts import Writer
 
-from gpu_margin import backend as backends
-from gpu_margin.backend import Backend
-from gpu_margin.bench import machine
 from gpu_margin.io.span_pa2 import read_pa2
 from gpu_margin.io.span_positions import read_held
 from gpu_margin.io.span_xml import read_spn
@@ -264,7 +258,6 @@ def drawn(asked: argparse.Namespace, contracts: int) -> Exchange:
 
 def measure(bench: Bench, asked: argparse.Namespace) -> None:
     """All of it."""
-    say(f"{bench.device.name}, best of {bench.rounds}")
     exchange = drawn(asked, asked.contracts)
     path = bench.folder / "exchange.pa2"
     span_book.write(exchange, path, "pa2")
@@ -294,35 +287,15 @@ def from_xml(bench: Bench, asked: argparse.Namespace) -> None:
     beside_marginism(bench, exchange, file, asked, rate)
 
 
-def record(found: Sequence[Figure], command: str) -> dict[str, Any]:
-    """Machine, versions, command, and figures with their targets."""
-    return {
-        "schema": 1,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
-        "machine": machine.describe(),
-        "versions": figures.versions([]),
-        "marginism_steps": span_marginism.STEPS,
-        "figures": [figure.to_dict() for figure in found],
-    }
+def facts() -> dict[str, Any]:
+    """Machine, versions, and the steps that marginism has."""
+    return {**figures.about([]), "marginism_steps": span_marginism.STEPS}
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, record: 0, or 130 after Ctrl-C."""
     asked = arguments(words)
-    device: Backend = backends.load(asked.backend)
-    with tempfile.TemporaryDirectory(prefix="gpu-margin-span-") as folder:
-        bench = Bench(device, asked.rounds, Path(folder), [])
-        try:
-            measure(bench, asked)
-        except KeyboardInterrupt:
-            return 130
-        finally:
-            print(figures.table(bench.found))
-    if asked.out is not None:
-        found = record(bench.found, command_line(asked))
-        say(f"written: {figures.write(found, asked.out, 'span')}")
-    return 0
+    return figures.run("span", asked, command_line(asked), measure, facts)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import crypto_book
 import crypto_load
 
+from gpu_margin import backend as backends
+
 WORDS = ["--accounts=20", "--plain=5", "--rounds=1", "--backend=numpy"]
 
 
@@ -44,6 +46,6 @@ def test_without_paradex_the_rest_is_measured(capsys: pytest.CaptureFixture[str]
 
 def test_accounts_that_fail_are_not_measured() -> None:
     market = crypto_book.market()
-    nobody = crypto_load.derive_pm2.prepare({}, market, crypto_load.backends.load("numpy"))
+    nobody = crypto_load.derive_pm2.prepare({}, market, backends.load("numpy"))
     with pytest.raises(ValueError, match="accounts failed: "):
         crypto_load.margined(nobody, crypto_book.book(market, 3, 17))
