@@ -23,6 +23,7 @@ from gpu_margin.failures import ConfigError, failure_table, join_failures
 from gpu_margin.io.crypto_market import Feeds
 from gpu_margin.io.crypto_sources import Feed, Holding, read_feeds, read_holdings
 from gpu_margin.io.tables import Source
+from gpu_margin.pieces import full_pieces
 from gpu_margin.portfolio import add_up
 from gpu_margin.result import FileMargin
 from gpu_margin.settings import Settings
@@ -82,13 +83,8 @@ class Inputs:
         )
         # What is there up to and with each account, in units of a full piece.
         filled = portfolio.rows.offsets[last_set] / _ENTRIES + last_set / _SETS
-        start, count = 0, len(filled)
-        while start < count or start == 0:
-            before = filled[start - 1] if start else 0.0
-            stop = max(start + 1, int(np.searchsorted(filled, before + 1.0, "right")))
-            stop = min(stop, count)
+        for start, stop in full_pieces(filled):
             yield replace(self, book=self.book.tile(start, stop), failures=failure_table())
-            start = max(stop, 1)
 
 
 def load(parameters: CryptoFiles) -> Inputs:

@@ -21,6 +21,7 @@ from gpu_margin.backend import Array, Backend
 from gpu_margin.crypto_book import OPTION, CryptoMarket
 from gpu_margin.crypto_sets import keyed
 from gpu_margin.crypto_shocks import YEAR, option_value
+from gpu_margin.pieces import full_pieces
 from gpu_margin.portfolio import Rows, entry_rows, row_offsets
 
 Floats = NDArray[np.float64]
@@ -277,14 +278,10 @@ def _slices(rows: Rows, times: int) -> Iterator[Rows]:
     """The rows in slices of bounded size, at least one."""
     count = len(rows)
     filled = rows.offsets[1:] / (_ENTRIES * times) + np.arange(1, count + 1) / (_SETS * times)
-    start = 0
-    while start < count or start == 0:
-        before = filled[start - 1] if start else 0.0
-        stop = min(count, max(start + 1, int(np.searchsorted(filled, before + 1.0, "right"))))
+    for start, stop in full_pieces(filled):
         first, last = rows.offsets[start], rows.offsets[stop]
         offsets = rows.offsets[start : stop + 1] - first
         yield Rows(offsets, rows.column[first:last], rows.value[first:last])
-        start = max(stop, 1)
 
 
 def _on(backend: Backend, rows: Rows) -> Rows:

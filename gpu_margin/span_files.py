@@ -15,6 +15,7 @@ from gpu_margin.failures import failure_table, join_failures
 from gpu_margin.io.span_positions import Held, read_held
 from gpu_margin.io.span_source import read_span
 from gpu_margin.io.tables import Source, file_hash
+from gpu_margin.pieces import full_pieces
 from gpu_margin.settings import Settings
 from gpu_margin.span_book import SpanBook, Terms
 from gpu_margin.span_build import build
@@ -106,12 +107,7 @@ def tiles(offsets: Any) -> Iterator[tuple[int, int]]:
     count = len(offsets) - 1
     # What is there up to and with each account, in units of a full piece.
     filled = offsets[1:] / _ENTRIES + np.arange(1, count + 1) / _ACCOUNTS
-    start = 0
-    while start < count or start == 0:
-        before = filled[start - 1] if start else 0.0
-        stop = min(max(start + 1, int(np.searchsorted(filled, before + 1.0, "right"))), count)
-        yield start, stop
-        start = max(stop, 1)
+    return full_pieces(filled)
 
 
 def file_counts(file: SpanFile) -> dict[str, int]:
