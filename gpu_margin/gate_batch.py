@@ -32,7 +32,7 @@ from gpu_margin.gate import (
 )
 from gpu_margin.mark_board import MarkBoard
 from gpu_margin.order_times import OrderTimes
-from gpu_margin.portfolio import Rows, entry_rows, rows_at
+from gpu_margin.portfolio import Rows, entry_rows, rows_at, values_at
 from gpu_margin.safe_size import SafeSize
 from gpu_margin.throttle import Threshold, largest_notional, longest_interval
 
@@ -129,7 +129,7 @@ class OrderDesk:
 
         No order of a batch must wait for another one of it: what is accepted counts for the next.
         """
-        underlying = _at(batch.market.underlying, batch.instrument).tolist()
+        underlying = values_at(batch.market.underlying, batch.instrument, -1).tolist()
         last = self._times.lasts(accounts, underlying)
         found = decide_many(replace(batch, last_order=last), self.parameters)
         times = batch.time.tolist()
@@ -137,11 +137,6 @@ class OrderDesk:
             if one.quantity != 0.0:
                 self._times.note(account, code, time)
         return found
-
-
-def _at(values: Ints, codes: Ints) -> Ints:
-    """[code] of the values, -1 for a code that there is none of."""
-    return np.append(values, -1)[np.where((codes >= 0) & (codes < len(values)), codes, -1)]
 
 
 def _fit(batch: OrderBatch) -> Bools:
@@ -160,9 +155,9 @@ def _stale(batch: OrderBatch, parameters: GateParameters) -> Bools:
     """[order] whether it rests on a mark that is missing or stale; of those that are sound."""
     owner = [np.arange(len(batch)), entry_rows(batch.books), entry_rows(batch.open_orders)]
     column = [batch.instrument, batch.books.column, batch.open_orders.column]
-    rests = _at(batch.market.underlying, np.concatenate(column))
+    rests = values_at(batch.market.underlying, np.concatenate(column), -1)
     order = np.concatenate(owner)
-    marked = np.append(batch.marks.time, math.nan)[rests]
+    marked = values_at(batch.marks.time, rests, math.nan)
     fresh = batch.time[order] - marked <= parameters.stale_seconds
     stale = np.zeros(len(batch), dtype=np.bool_)
     stale[order[~fresh]] = True

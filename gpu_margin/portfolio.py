@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Array = Any
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Value = TypeVar("Value", bound=np.generic)
 
 # A net quantity below this share of what it was added up from is rounding. Whole contracts are
 # safe: their sums are exact, and 1 is above it unless they add up to more than 10^15.
@@ -139,6 +140,16 @@ def rows_at(rows: Rows, chosen: Ints) -> Rows:
     offsets = np.concatenate([[0], np.cumsum(size)]).astype(np.int64)
     entry = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], size)
     return Rows(offsets, rows.column[entry], rows.value[entry])
+
+
+def values_at(values: NDArray[Value], codes: Ints, otherwise: Any) -> NDArray[Value]:
+    """[code] of the values, `otherwise` for a code that there is none of."""
+    known = (codes >= 0) & (codes < len(values))
+    if known.all():
+        return values[codes]
+    found = np.full(len(codes), otherwise, dtype=values.dtype)
+    found[known] = values[codes[known]]
+    return found
 
 
 def side_by_side(rows: Rows, more: Rows) -> Rows:

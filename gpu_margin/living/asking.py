@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gpu_margin.collateral import CollateralParameters, standing
 from gpu_margin.living.legs import Error, LiveLegs
-from gpu_margin.portfolio import Rows, add_up, entry_rows
+from gpu_margin.portfolio import Rows, add_up, entry_rows, values_at
 from gpu_margin.resident import net
 from gpu_margin.tracking.coverage import Coverage
 from gpu_margin.tracking.state import State
@@ -71,13 +71,11 @@ def ask(state: State, coverages: list[Coverage], legs: LiveLegs, state_seq: int)
         found = {
             coverage.model.name: _outcome(state, coverage, touched, count) for coverage in coverages
         }
-    bad, good = np.append(state.lost, 0)[touched.code] > 0, np.append(state.good, False)
-    if touched.alone:
-        some_bad, some_good = bad, good[touched.code]
-    else:
-        some_bad = np.bincount(touched.owner, bad, count) > 0
-        some_good = np.bincount(touched.owner, good[touched.code], count) > 0
-    return Asked(state_seq, found, ~some_bad, some_bad & ~some_good, legs.errors)
+    bad = values_at(state.lost, touched.code, 0) > 0
+    good = values_at(state.good, touched.code, False)
+    if not touched.alone:
+        bad, good = (np.bincount(touched.owner, some, count) > 0 for some in (bad, good))
+    return Asked(state_seq, found, ~bad, bad & ~good, legs.errors)
 
 
 def _touched(state: State, legs: LiveLegs) -> _Touched:

@@ -21,7 +21,7 @@ from gpu_margin.living.asking import Asked
 from gpu_margin.living.legs import LiveLegs
 from gpu_margin.mark_board import MarkBoard, mark_board
 from gpu_margin.models import Prepared
-from gpu_margin.portfolio import Rows
+from gpu_margin.portfolio import Rows, values_at
 from gpu_margin.records import Record
 from gpu_margin.server.board import mark_rows
 from gpu_margin.server.messages import (
@@ -265,8 +265,11 @@ class Answering:
         gate, desk, book = self._gate, self._desk, self.book
         if gate is None or desk is None:
             return [no_gate()] * len(asked)
-        fine = [number for number, one in enumerate(asked) if book.code(one.account_id) >= 0]
-        answers: list[Any] = [unknown_account(one.account_id) for one in asked]
+        answers: list[Any] = [
+            None if book.code(one.account_id) >= 0 else unknown_account(one.account_id)
+            for one in asked
+        ]
+        fine = [number for number, one in enumerate(answers) if one is None]
         chosen = [asked[number] for number in fine]
         with book.turns.asking():
             try:
@@ -300,7 +303,7 @@ class Answering:
         opened = [[(code(o.instrument_id), o.quantity) for o in one.open_orders] for one in asked]
         size = np.cumsum([0, *map(len, opened)])
         flat = [pair for one in opened for pair in one]
-        lost = (sets >= 0) & (np.append(state.lost, 0)[sets] > 0)
+        lost = values_at(state.lost, sets, 0) > 0
         now = time.time()
         batch = OrderBatch(
             market=self._gate_market(inputs.prepared),
