@@ -13,8 +13,10 @@ import pytest
 from gpu_margin import demo_span
 from gpu_margin.failures import ConfigError
 from gpu_margin.io import span_source
+from gpu_margin.io.span_pa2 import read_pa2
 from gpu_margin.io.span_positions import Held, nearest, read_held
 from gpu_margin.io.span_source import read_span
+from gpu_margin.io.span_xml import read_spn
 from gpu_margin.span_tables import ACCOUNT_TYPES
 
 IDS = pl.Series(
@@ -256,6 +258,26 @@ def test_an_archive_without_files_is_refused(tmp_path: Path) -> None:
         read_span(tmp_path / "none.pa2")
     with pytest.raises(ConfigError, match="Is a directory"):
         read_span(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cme.pa2", "cme.spn"])
+@pytest.mark.parametrize("reader", [read_span, read_pa2, read_spn])
+def test_broken_archives_are_refused(tmp_path: Path, name: str, reader: Any) -> None:
+    """What is packed is damaged, or locked."""
+    path = tmp_path / "file.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, HEADER * 9)
+    data, start = path.read_bytes(), 30 + len(name)
+    listed = data.index(b"PK\x01\x02")
+    locked = bytearray(data)
+    locked[6] = locked[listed + 8] = 1
+    for broken in (data[:start] + b"\xff" * 4 + data[start + 4 :], bytes(locked)):
+        path.write_bytes(broken)
+        refused = "cannot read|cannot be read"
+        if reader is read_spn and name.endswith("pa2"):
+            refused = r"no \.spn or \.xml file"
+        with pytest.raises(ConfigError, match=refused):
+            reader(path)
 
 
 def test_the_account_class(tmp_path: Path, asked: list[Any]) -> None:

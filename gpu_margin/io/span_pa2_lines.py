@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_margin.failures import ConfigError
+from gpu_margin.io import span_zips
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -24,7 +24,6 @@ BLANK = 32
 # Bytes of a block: enough for the lines to be worth a matrix, few enough to be forgotten.
 _BLOCK = 1 << 24
 _NEWLINE, _RETURN = 10, 13
-_ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -111,16 +110,15 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(_member(archive, path)) as packed:
             yield packed
-    except _ZIP_FAULTS as error:
+    except span_zips.FAULTS as error:
         raise ConfigError(f"SPAN: {path.name} is a zip that cannot be read: {error}") from error
 
 
 def _member(archive: zipfile.ZipFile, path: Path) -> str:
-    names = [one.filename for one in archive.infolist() if not one.is_dir()]
-    wanted = [name for name in names if name.lower().endswith(".pa2")] or names
-    if not wanted or (len(wanted) > 1 and not wanted[0].lower().endswith(".pa2")):
+    found, named = span_zips.members(archive, span_zips.PA2)
+    if not named and len(found) != 1:
         raise ConfigError(
-            f"SPAN: {path.name} has {len(names)} files and none is named .pa2: unpack it, "
+            f"SPAN: {path.name} has {len(found)} files and none is named .pa2: unpack it, "
             "and give the file that is meant"
         )
-    return wanted[0]
+    return found[0].filename

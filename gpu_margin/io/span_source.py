@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from gpu_margin.failures import ConfigError
+from gpu_margin.io import span_zips
 from gpu_margin.io.span_pa2 import read_pa2
 from gpu_margin.io.span_xml import read_spn
 from gpu_margin.span_tables import SpanTables
@@ -14,8 +15,6 @@ ACCOUNT_CLASSES = ("core", "reserve")
 
 # How files write reserve.
 _RESERVE = ("RESRV", "RESERVE")
-# Endings of the members of an archive that are looked for first.
-_ENDINGS = (".pa2", ".spn", ".xml")
 # Bytes that tell a format, and where a header of a PA2 file says which.
 _HEAD, _FORMAT = 256, slice(35, 37)
 _WANTED = "give CME's PA2 (expanded unpacked, .pa2) or SPAN XML (.spn), plain or zipped"
@@ -83,13 +82,12 @@ def _head(path: Path) -> bytes:
         if not head.startswith(b"PK"):
             return head
         with zipfile.ZipFile(path) as archive:
-            names = [one.filename for one in archive.infolist() if not one.is_dir()]
-            named = [name for name in names if name.lower().endswith(_ENDINGS)]
-            if not names:
+            found, _ = span_zips.members(archive, (*span_zips.PA2, *span_zips.XML))
+            if not found:
                 raise ConfigError(f"{path}: the archive is empty; {_WANTED}")
-            with archive.open((named or names)[0]) as stream:
+            with archive.open(found[0].filename) as stream:
                 return stream.read(_HEAD)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except span_zips.FAULTS as error:
         raise ConfigError(f"{path}: the archive cannot be read: {error}") from error

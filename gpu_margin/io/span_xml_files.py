@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 
 from gpu_margin.failures import ConfigError
+from gpu_margin.io import span_zips
 
-_ENDINGS = (".spn", ".xml")
 # More cannot be told apart by the places that trees have.
 _LARGEST = (1 << 31) - 1
 _MARKS = (
@@ -34,15 +34,15 @@ def read_text(path: Path) -> tuple[bytes, str]:
             name = path.name
             data = path.read_bytes() if path.stat().st_size <= _LARGEST else b""
             _check_size(path.stat().st_size, name)
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except (OSError, *span_zips.FAULTS) as error:
         raise ConfigError(f"span file: cannot read {path}: {error}") from error
     return _utf8(data, name), name
 
 
 def _member(path: Path) -> tuple[bytes, str]:
     with zipfile.ZipFile(path) as archive:
-        found = [one for one in archive.infolist() if one.filename.lower().endswith(_ENDINGS)]
-        if not found:
+        found, named = span_zips.members(archive, span_zips.XML)
+        if not named:
             raise ConfigError(f"{path.name}: no .spn or .xml file in it")
         _check_size(found[0].file_size, found[0].filename)
         return archive.read(found[0]), Path(found[0].filename).name
