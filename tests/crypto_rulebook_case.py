@@ -82,34 +82,6 @@ def _made(rulebook: Any, figures: Any, market: CryptoMarket, book: CryptoBook) -
     return Case(market, book, prepare)
 
 
-def arrays(found: CryptoMargin) -> dict[str, Any]:
-    """Everything that was found, [set, ...] each."""
-    parts = {
-        f"{level}.{name}": amount
-        for level, own in found.levels.items()
-        for name, amount in {**own.components, "requirement": own.requirement}.items()
-    }
-    whole = {
-        "mark_to_market": found.mark_to_market,
-        "cash": found.cash,
-        "worst": found.worst,
-        "pnl": found.pnl,
-    }
-    return {**parts, **whole, **{f"figures.{name}": own for name, own in found.figures.items()}}
-
-
-def assert_same_bits(one: CryptoMargin, other: CryptoMargin, rows: Any = slice(None)) -> None:
-    """`other` is what `one` has at these rows: no bit differs, signs of zeros included."""
-    ours, theirs = arrays(one), arrays(other)
-    assert ours.keys() == theirs.keys() and one.scenarios == other.scenarios
-    for name, own in ours.items():
-        chosen = np.asarray(own)[rows]
-        assert np.array_equal(chosen, theirs[name], equal_nan=chosen.dtype.kind == "f"), name
-        if chosen.dtype.kind == "f":
-            kept = ~np.isnan(chosen)
-            assert np.array_equal(np.signbit(chosen[kept]), np.signbit(theirs[name][kept])), name
-
-
 def chosen(book: CryptoBook, order: Sequence[int]) -> CryptoBook:
     """The same accounts in another order, or some of them."""
     rows, pick = book.portfolio.rows, np.array(order, dtype=np.int64)

@@ -10,10 +10,10 @@ import cupy_on_cpu
 import numpy as np
 import polars as pl
 import pytest
+from crypto_bits_case import assert_same_bits
 from crypto_rulebook_case import (
     DERIVE,
     RULEBOOKS,
-    assert_same_bits,
     case,
     chosen,
     scaled,

@@ -12,6 +12,7 @@ import deribit_case as case
 import numpy as np
 import pytest
 import strict_backend
+from crypto_bits_case import assert_same_bits
 from scipy.special import ndtr
 
 from gpu_margin import backend, crypto_files
@@ -693,20 +694,6 @@ def test_an_unknown_table_is_named() -> None:
 # ---------------------------------------------------------------- backends and batches
 
 
-def _same(one: CryptoMargin, other: CryptoMargin, at: slice = slice(None)) -> None:
-    for level in one.levels:
-        left, right = one.levels[level], other.levels[level]
-        np.testing.assert_array_equal(left.requirement, right.requirement[at])
-        for name in left.components:
-            np.testing.assert_array_equal(left.components[name], right.components[name][at])
-    for name in one.figures:
-        np.testing.assert_array_equal(one.figures[name], other.figures[name][at])
-    np.testing.assert_array_equal(one.mark_to_market, other.mark_to_market[at])
-    np.testing.assert_array_equal(one.worst, other.worst[at])
-    assert one.pnl is not None and other.pnl is not None
-    np.testing.assert_array_equal(one.pnl, other.pnl[at])
-
-
 def _study() -> tuple[CryptoMarket, CryptoBook, Figures]:
     things = [*_things(), case.coin("BTC", 60_000.0), case.coin("ETH", 3_000.0)]
     sets = [*_random_sets(_things(), 60), ("CROSS", {"ETH": 2.0, "ETH-PERPETUAL": -1.0}), ("", {})]
@@ -719,14 +706,17 @@ def _study() -> tuple[CryptoMarket, CryptoBook, Figures]:
 @pytest.mark.parametrize("name", BACKENDS[1:])
 def test_every_backend_has_the_same_bits(name: str) -> None:
     quoted, held, table = _study()
-    _same(margined(quoted, held, table, name), margined(quoted, held, table))
+    ours = margined(quoted, held, table)
+    assert ours.pnl is not None
+    assert_same_bits(ours, margined(quoted, held, table, name))
 
 
 def test_a_set_has_the_same_bits_alone_as_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     quoted, held, table = _study()
     together = margined(quoted, held, table)
+    assert together.pnl is not None
     for number in range(len(held.cash)):
         alone = margined(quoted, held.tile(number, number + 1), table)
-        _same(alone, together, slice(number, number + 1))
+        assert_same_bits(together, alone, slice(number, number + 1))
     monkeypatch.setattr(deribit_pm, "_SETS", 7)
-    _same(margined(quoted, held, table), together)
+    assert_same_bits(together, margined(quoted, held, table))

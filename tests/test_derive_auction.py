@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import vectors_case
+from crypto_bits_case import close
 from derive_case import Expiry, Held, book_of, market_of, pm1_cases
 from standard_case import cases
 
@@ -39,10 +40,6 @@ TERMS = AuctionTerms(
     insolvent_multiple=1.1,
     insolvent_seconds=100.0,
 )
-
-
-def close(value, expected):
-    assert float(value) == pytest.approx(expected, rel=0, abs=1e-10 * max(1, abs(expected)))
 
 
 def whole(number: float) -> float:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import vectors_case
+from crypto_bits_case import bits
 from standard_case import STANDARD, Held, StandardCase, Venue, book, standard_case, standard_figures
 from strict_backend import BACKEND as STRICT
 
@@ -23,14 +24,6 @@ MARGINS = {"IM": INITIAL, "MM": MAINTENANCE}
 def margined(case: StandardCase, *held: Held, backend=NUMPY) -> CryptoMargin:
     prepared = derive_standard.prepare(case.figures, case.market, backend)
     return prepared.margin(book(case.market, held or [case.held]))
-
-
-def bits(found: CryptoMargin) -> dict[str, bytes]:
-    amounts = {"mark_to_market": found.mark_to_market, "cash": found.cash, **found.figures}
-    for name, level in found.levels.items():
-        amounts[name] = level.requirement
-        amounts |= {f"{name} {part}": amount for part, amount in level.components.items()}
-    return {name: np.asarray(amount).tobytes() for name, amount in amounts.items()}
 
 
 @pytest.mark.parametrize(
