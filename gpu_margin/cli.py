@@ -25,11 +25,14 @@ from gpu_margin import (
 )
 from gpu_margin import backend as backends
 from gpu_margin.commands import (
+    AccountId,
     AsJson,
     BackendName,
     ConfigFile,
     Exit,
+    OneModel,
     Quiet,
+    Results,
     Strict,
     complain,
     errors,
@@ -137,9 +140,9 @@ def validate(
 
 @app.command()
 def explain(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Results of a finished run.")],
-    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="An account_id.")],
-    model: Annotated[str | None, typer.Option(help="One model; default: all.")] = None,
+    folder: Results,
+    account: AccountId,
+    model: OneModel = None,
     as_json: AsJson = False,
 ) -> None:
     """Show why an account requires what it requires.

@@ -23,6 +23,16 @@ BackendName = Annotated[str, typer.Option(help="auto, or a name from [bold]gpu-m
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no tables.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 if any row failed.")]
+Results = Annotated[Path, typer.Argument(metavar="DIR", help="Results of a finished run.")]
+AccountId = Annotated[str, typer.Argument(metavar="ACCOUNT", help="An account_id.")]
+OneModel = Annotated[str | None, typer.Option(help="One model; default: all.")]
+OneAccount = Annotated[
+    str | None, typer.Option(metavar="ID", help="Show this account only, with all there is.")
+]
+Tables = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write tables: .parquet or .csv.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace FILE and what is beside it.")]
 
 _FORMATS = (".parquet", ".csv")
 

@@ -57,11 +57,6 @@ Changes = Annotated[
         help="Another number than the table's, as BTC.im_factor=1.2. May be repeated.",
     ),
 ]
-Account = Annotated[
-    str | None, typer.Option(metavar="ID", help="Show this account only, with all there is.")
-]
-Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write tables: .parquet or .csv.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace FILE and what is beside it.")]
 
 
 @crypto_app.command()
@@ -78,9 +73,9 @@ def margin(
             "--scenarios", help="Profit in every scenario, for --account, --json and FILE."
         ),
     ] = False,
-    account: Account = None,
-    out: Out = None,
-    overwrite: Overwrite = False,
+    account: commands.OneAccount = None,
+    out: commands.Tables = None,
+    overwrite: commands.Overwrite = False,
     backend: commands.BackendName = "auto",
     strict: commands.Strict = False,
     quiet: commands.Quiet = False,
@@ -165,8 +160,8 @@ def whatif(
     rulebook: RulebookName = crypto_run.DEFAULT,
     table: Version = None,
     changes: Changes = None,
-    out: Out = None,
-    overwrite: Overwrite = False,
+    out: commands.Tables = None,
+    overwrite: commands.Overwrite = False,
     backend: commands.BackendName = "auto",
     strict: commands.Strict = False,
     quiet: commands.Quiet = False,
@@ -221,9 +216,9 @@ def liquidation(
     rulebook: RulebookName = crypto_run.DEFAULT,
     table: Version = None,
     changes: Changes = None,
-    account: Account = None,
-    out: Out = None,
-    overwrite: Overwrite = False,
+    account: commands.OneAccount = None,
+    out: commands.Tables = None,
+    overwrite: commands.Overwrite = False,
     backend: commands.BackendName = "auto",
     strict: commands.Strict = False,
     quiet: commands.Quiet = False,

@@ -29,8 +29,8 @@ _DIGITS = {"quantity": "g", "trade": "+g", "after": "g"}
 
 
 def cure(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Results of a finished run.")],
-    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="An account_id.")],
+    folder: commands.Results,
+    account: commands.AccountId,
     target: Annotated[
         float, typer.Option(min=1e-9, help="Most initial margin / collateral afterwards.")
     ] = 1.0,
@@ -46,7 +46,7 @@ def cure(
         bool,
         typer.Option("--hedges", help="Trade any spot, future or perpetual on the same factors."),
     ] = False,
-    model: Annotated[str | None, typer.Option(help="One model; default: all.")] = None,
+    model: commands.OneModel = None,
     gap: Annotated[
         float, typer.Option(min=0.0, max=0.5, help="Most above the least cost, relative.")
     ] = 1e-6,

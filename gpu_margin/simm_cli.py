@@ -77,9 +77,7 @@ def simm(
         Path | None,
         typer.Option(metavar="FILE", help="Write all levels of all portfolios: .parquet or .csv."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace FILE and what is beside it.")
-    ] = False,
+    overwrite: commands.Overwrite = False,
     backend: commands.BackendName = "auto",
     strict: commands.Strict = False,
     quiet: commands.Quiet = False,

@@ -79,11 +79,6 @@ DeltaPlaces = Annotated[
 SpreadPlaces = Annotated[
     int | None, typer.Option(min=0, max=12, help="Round numbers of spreads down to so many.")
 ]
-Account = Annotated[
-    str | None, typer.Option(metavar="ID", help="Show this account only, with all there is.")
-]
-Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write tables: .parquet or .csv.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace FILE and what is beside it.")]
 
 
 @span_app.command()
@@ -93,8 +88,8 @@ def contracts(
         str | None, typer.Option(metavar="CODE", help="Only those of this product, as CL.")
     ] = None,
     account_class: AccountClass = "core",
-    out: Out = None,
-    overwrite: Overwrite = False,
+    out: commands.Tables = None,
+    overwrite: commands.Overwrite = False,
     quiet: commands.Quiet = False,
     as_json: commands.AsJson = False,
 ) -> None:
@@ -141,9 +136,9 @@ def margin(
     ] = False,
     delta_places: DeltaPlaces = None,
     spread_places: SpreadPlaces = None,
-    account: Account = None,
-    out: Out = None,
-    overwrite: Overwrite = False,
+    account: commands.OneAccount = None,
+    out: commands.Tables = None,
+    overwrite: commands.Overwrite = False,
     backend: commands.BackendName = "auto",
     strict: commands.Strict = False,
     quiet: commands.Quiet = False,
@@ -230,8 +225,8 @@ def whatif(
     own_rates: OwnRates = False,
     delta_places: DeltaPlaces = None,
     spread_places: SpreadPlaces = None,
-    out: Out = None,
-    overwrite: Overwrite = False,
+    out: commands.Tables = None,
+    overwrite: commands.Overwrite = False,
     backend: commands.BackendName = "auto",
     strict: commands.Strict = False,
     quiet: commands.Quiet = False,

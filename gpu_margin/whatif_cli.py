@@ -22,7 +22,7 @@ _AMOUNTS = ("before", "after", "change")
 
 
 def whatif(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Results of a finished run.")],
+    folder: commands.Results,
     trades: Annotated[
         Path,
         typer.Option(
@@ -31,7 +31,7 @@ def whatif(
             "netting_set.",
         ),
     ],
-    model: Annotated[str | None, typer.Option(help="One model; default: all.")] = None,
+    model: commands.OneModel = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the answers: .parquet or .csv.")
     ] = None,
