@@ -243,10 +243,12 @@ class Answering:
         return found
 
     def _stale_account(self, code: int) -> bool:
-        state = self.book.core.state
+        now, board, state = time.time(), self._current(), self.book.core.state
+        # As a rule there is none: then the account's positions need not be looked at.
+        if not board.stale(now, self._stale_seconds).any():
+            return False
         sets = np.array(state.members.sets_of_one(code), dtype=np.int64)
-        rows = state.positions.rows(sets)
-        return bool(self._current().stale_sets(rows, time.time(), self._stale_seconds).any())
+        return bool(board.stale_sets(state.positions.rows(sets), now, self._stale_seconds).any())
 
     @property
     def mark_age(self) -> float | None:
