@@ -380,16 +380,16 @@ def test_answers_say_that_marks_are_old_and_the_gate_refuses(tmp_path: Path) -> 
 
 def test_marks_grow_old_by_themselves(tmp_path: Path) -> None:
     """Without a change in the book, only the clock; the gate's limit is its own."""
-    gate = '[gate]\nmodel = "historical"\nstale_seconds = 3.0\n'
-    extra = "[server]\nstale_seconds = 1.5\n"
+    gate = '[gate]\nmodel = "historical"\nstale_seconds = 8.0\n'
+    extra = "[server]\nstale_seconds = 4.0\n"
     config = demo_book(tmp_path, gate=gate, extra_toml=extra)
     with running(config) as server, server.client() as client:
         mark(client, 0.0, *FACTORS)
         assert stale(client) == expected(False, False, False, None)
-        time.sleep(1.6)
+        time.sleep(4.1)
         found = stale(client)
         assert found == expected(True, True, True, None)
-        time.sleep(1.5)
+        time.sleep(4.0)
         assert stale(client) == expected(True, True, True, "stale_mark")
         mark(client, 0.0, *FACTORS)
         assert stale(client) == expected(False, False, False, None)
