@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import select
 import socket
@@ -201,21 +200,17 @@ def test_too_many_questions_are_told_to_come_again(server: Running) -> None:
             assert f"{DEPTH} requests" in problem(one, 503)["detail"]
 
 
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+
+
 def sent_twice(server: Running) -> socket.socket:
     """A connection that was refused and has asked again, though it was told to wait."""
-    body = json.dumps(WHATIF).encode()
-    lines = [
-        b"POST /v1/whatif HTTP/1.1",
-        b"Host: 127.0.0.1",
-        b"Content-Type: application/json",
-        b"Content-Length: %d" % len(body),
-    ]
     connection = socket.create_connection(("127.0.0.1", server.port), 30)
-    request = b"\r\n".join(lines) + b"\r\n\r\n" + body
-    connection.sendall(request)
+    connection.sendall(get(f"/v1/accounts/{MINE}"))
     refused = connection.recv(1 << 16)
     assert refused.startswith(b"HTTP/1.1 503") and b"retry-after: 2\r\n" in refused.lower()
-    connection.sendall(request)
+    connection.sendall(get(f"/v1/accounts/{MINE}"))
     return connection
 
 
@@ -265,11 +260,9 @@ def test_a_long_body_is_heard_to_its_end_first(tmp_path: Path) -> None:
 
 def test_what_comes_behind_a_refused_request_waits_too(server: Running) -> None:
     """Two more requests in the same packet: answered after a while, in their order."""
-    get = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with full(server):
         connection = socket.create_connection(("127.0.0.1", server.port), 30)
-        paths = (b"/v1/accounts/" + MINE.encode(), b"/health", b"/ready")
-        connection.sendall(b"".join(get % path for path in paths))
+        connection.sendall(get(f"/v1/accounts/{MINE}") + get("/health") + get("/ready"))
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 503")
         connection.settimeout(1.0)
         with pytest.raises(TimeoutError):
